@@ -1,0 +1,66 @@
+"""What every command shares: consoles, JSON output, progress bars, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from latency_model.errors import GharialError
+
+__all__ = ["err", "out", "print_json", "progress", "run"]
+
+out = Console()
+err = Console(stderr=True)
+
+INTERRUPTED = 130
+
+
+def progress(*, quiet: bool = False) -> Progress:
+    """Return a progress display on stderr: bar, n of m, elapsed and remaining time."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=err,
+        disable=quiet,
+        transient=False,
+    )
+
+
+def print_json(data: Any) -> None:
+    """Print ``data`` on stdout as one JSON document, and nothing else."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def run(app: typer.Typer) -> None:
+    """Run a typer application; a ``GharialError`` ends it with one sentence on stderr and its exit code."""
+    logging.captureWarnings(True)
+    try:
+        app()
+    except GharialError as error:
+        err.print(f"[bold red]error:[/] {str(error)}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on where it stopped", highlight=False)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)

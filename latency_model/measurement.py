@@ -1,0 +1,62 @@
+"""One measured latency with its uncertainty and how it came about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from latency_model.errors import InputError
+from latency_model.shapes import ConvShape
+
+__all__ = ["METHODS", "Measurement", "NetworkRow"]
+
+# host: wall clock around a run, overhead included. host-increment: what one more copy adds to a session.
+METHODS = ("host", "host-increment", "kernel-trace", "graph-increment", "fake")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A latency in microseconds: the median, its confidence interval, and the spread of the samples.
+
+    ``low_us`` and ``high_us`` bound the *median* at 95 %. ``p5_us`` … ``p95_us`` are quantiles of the
+    samples. ``kernels`` holds (kernel name, share of the time). ``flags`` names what a reader must know:
+    ``unstable`` (the interval stayed wider than asked for), ``throttled``, ``shared-device``.
+    """
+
+    latency_us: float
+    low_us: float
+    high_us: float
+    p5_us: float
+    p25_us: float
+    p75_us: float
+    p95_us: float
+    min_us: float
+    samples: int
+    method: str
+    kernels: tuple[tuple[str, float], ...] = field(default=())
+    sm_clock_mhz: float | None = None
+    flags: tuple[str, ...] = field(default=())
+    run_id: str = ""
+    measured_at: str = ""
+
+    def __post_init__(self) -> None:
+        times = (self.latency_us, self.low_us, self.high_us, self.p5_us, self.p25_us, self.p75_us, self.p95_us)
+        if not all(math.isfinite(value) for value in (*times, self.min_us)):
+            raise InputError("a latency must be a finite number of microseconds")
+        if self.latency_us <= 0:
+            raise InputError(f"a latency must be positive, not {self.latency_us} us")
+        if not self.low_us <= self.latency_us <= self.high_us:
+            raise InputError(f"the interval {self.low_us}..{self.high_us} us does not hold {self.latency_us} us")
+        if self.method not in METHODS:
+            raise InputError(f"unknown measuring method {self.method!r}; known are {', '.join(METHODS)}")
+        if self.samples < 1:
+            raise InputError("a measurement needs at least one sample")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    """A whole network timed end to end beside the convolutions that it runs; what a correction is fitted on."""
+
+    name: str
+    shapes: tuple[ConvShape, ...]
+    measurement: Measurement

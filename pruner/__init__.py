@@ -1,0 +1,1 @@
+"""The pruner: channel graph, methods, budgets, allocation, surgery, recovery and proof."""
