@@ -57,7 +57,7 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except GharialError as error:
-        err.print(f"[bold red]error:[/] {str(error)}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on where it stopped", highlight=False)

@@ -55,7 +55,9 @@ class Environment:
     def differences(self, other: Environment) -> list[str]:
         """Return one 'field: ours, theirs' phrase for each field in which the two differ."""
         ours, theirs = self.to_json(), other.to_json()
-        return [f"{name}: {ours[name]!r} against {theirs[name]!r}" for name in ours if ours[name] != theirs[name]]
+        return [
+            f"{name}: {ours[name]!r} against {theirs[name]!r}" for name in ours if ours[name] != theirs[name]
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back."""
@@ -68,5 +70,7 @@ class Environment:
         """Return the environment that ``to_json`` wrote; unknown fields are an error."""
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := set(data) - known:
-            raise InputError(f"an environment has no field {sorted(unknown)[0]!r}; was it written by a later version?")
+            raise InputError(
+                f"an environment has no field {sorted(unknown)[0]!r}; was it written by a later version?"
+            )
         return cls(**{**data, "options": tuple(dict(data.get("options", {})).items())})

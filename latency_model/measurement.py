@@ -40,13 +40,23 @@ class Measurement:
     measured_at: str = ""
 
     def __post_init__(self) -> None:
-        times = (self.latency_us, self.low_us, self.high_us, self.p5_us, self.p25_us, self.p75_us, self.p95_us)
+        times = (
+            self.latency_us,
+            self.low_us,
+            self.high_us,
+            self.p5_us,
+            self.p25_us,
+            self.p75_us,
+            self.p95_us,
+        )
         if not all(math.isfinite(value) for value in (*times, self.min_us)):
             raise InputError("a latency must be a finite number of microseconds")
         if self.latency_us <= 0:
             raise InputError(f"a latency must be positive, not {self.latency_us} us")
         if not self.low_us <= self.latency_us <= self.high_us:
-            raise InputError(f"the interval {self.low_us}..{self.high_us} us does not hold {self.latency_us} us")
+            raise InputError(
+                f"the interval {self.low_us}..{self.high_us} us does not hold {self.latency_us} us"
+            )
         if self.method not in METHODS:
             raise InputError(f"unknown measuring method {self.method!r}; known are {', '.join(METHODS)}")
         if self.samples < 1:
@@ -55,7 +65,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRow:
-    """A whole network timed end to end beside the convolutions that it runs; what a correction is fitted on."""
+    """A whole network timed beside the convolutions that it runs: what a correction is fitted on."""
 
     name: str
     shapes: tuple[ConvShape, ...]

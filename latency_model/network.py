@@ -32,7 +32,7 @@ class Channels:
 class Site:
     """One convolution of a network at full width, and the channel groups on its two sides.
 
-    ``name`` is the module path (or the ONNX node name). A site whose input or output count is 0 costs nothing.
+    ``name`` is the module path (or the ONNX node name). With a count of 0 on either side it costs nothing.
     """
 
     name: str

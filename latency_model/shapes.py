@@ -78,7 +78,9 @@ class ConvShape:
         if min(*positive, *self.kernel, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
             raise InputError(f"not a convolution, every size must be positive: {self.text}")
         if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise InputError(f"not a convolution, {self.groups} groups do not divide the channels: {self.text}")
+            raise InputError(
+                f"not a convolution, {self.groups} groups do not divide the channels: {self.text}"
+            )
         if self.pattern not in PATTERNS:
             raise InputError(f"unknown fused pattern {self.pattern!r}; known are {', '.join(PATTERNS)}")
         if self.precision not in PRECISIONS:

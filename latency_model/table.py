@@ -100,7 +100,9 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
         """
         if self.environment != other.environment:
             what = "; ".join(self.environment.differences(other.environment))
-            raise TableError(f"these tables are of different environments ({what}); keep them in separate files")
+            raise TableError(
+                f"these tables are of different environments ({what}); keep them in separate files"
+            )
         rows = dict(self.rows)
         for shape, row in other.rows.items():
             if shape not in rows or row.measured_at >= rows[shape].measured_at:
@@ -112,7 +114,8 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
     def save(self, path: Path | str) -> None:
         """Write the table to ``path`` as Parquet, atomically, rows in the order of their shapes."""
         records: list[dict[str, Any]] = [
-            {"kind": "conv", "config": shape.text, **_measured(self.rows[shape])} for shape in sorted(self.rows)
+            {"kind": "conv", "config": shape.text, **_measured(self.rows[shape])}
+            for shape in sorted(self.rows)
         ]
         records += [
             {
@@ -146,9 +149,13 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
             table = pq.read_table(path)
             metadata = table.schema.metadata or {}
             if _VERSION_KEY not in metadata:
-                raise TableError(f"{path} is a Parquet file but not a latency table; give the --out of gharial profile")
+                raise TableError(
+                    f"{path} is a Parquet file but not a latency table; give the --out of gharial profile"
+                )
             if int(metadata[_VERSION_KEY]) > FORMAT_VERSION:
-                raise TableError(f"{path} was written by a later version of Gharial; update with: pip install -U gharial")
+                raise TableError(
+                    f"{path} was written by a later version of Gharial; update with: pip install -U gharial"
+                )
             environment = Environment.from_json(json.loads(metadata[_ENVIRONMENT_KEY]))
             rows, networks, failures = {}, [], {}
             for record in table.to_pylist():
@@ -161,7 +168,11 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
                     failures[ConvShape.parse(record["config"])] = record["failure"]
         except TableError:
             raise
-        except Exception as error:  # pyarrow raises its own types for truncation, bad magic bytes and bad columns
+        except (
+            Exception
+        ) as error:  # pyarrow raises its own types for truncation, bad magic bytes and bad columns
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TableError(f"{path} is damaged ({reason}); measure it again with gharial profile") from error
+            raise TableError(
+                f"{path} is damaged ({reason}); measure it again with gharial profile"
+            ) from error
         return cls(environment, rows, tuple(networks), failures)
