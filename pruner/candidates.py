@@ -1,0 +1,69 @@
+"""Which channel counts are worth considering: the efficient edge of the staircase of each group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pruner.cost import Cost
+
+__all__ = ["efficient_counts", "group_profile", "joint_candidates"]
+
+
+def group_profile(cost: Cost, group: str) -> np.ndarray:
+    """Return the cost of the sites of ``group`` at 0 … full channels, every other group in full."""
+    counts = dict(cost.network.groups)
+    size = counts[group]
+    profile = np.zeros(size + 1)
+    for site in cost.network.sites:
+        matrix = cost.matrices[site.name]
+        axes = (site.inputs, site.outputs)
+        if not any(name == group for axis in axes for name, _ in axis.terms):
+            continue
+        for count in range(size + 1):
+            counts[group] = count
+            into, out = (axis.count(counts) for axis in axes)
+            profile[count] += matrix[into] if matrix.ndim == 1 else matrix[into, out]
+        counts[group] = size
+    return profile
+
+
+def efficient_counts(profile: Sequence[float] | np.ndarray, *, rtol: float = 0.01) -> tuple[int, ...]:
+    """Return the counts after which the next step up costs more: no more channels fit at the same price.
+
+    ``profile[c]`` is a non-decreasing cost. Steps smaller than ``rtol`` of the profile's top are taken for
+    noise. The full count always belongs; 0 does not.
+    """
+    values = np.asarray(profile, dtype=float)
+    top = len(values) - 1
+    chosen = [top]
+    for count in range(top - 1, 0, -1):
+        if values[count] < values[chosen[-1]] - rtol * values[top]:
+            chosen.append(count)
+    return tuple(reversed(chosen))
+
+
+def _thin(counts: Sequence[int], most: int) -> tuple[int, ...]:
+    if len(counts) <= most:
+        return tuple(counts)
+    picks = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
+    return tuple(counts[pick] for pick in picks)
+
+
+def joint_candidates(
+    costs: Sequence[Cost], *, floors: Mapping[str, int], rtol: float = 0.01, most: int = 17
+) -> dict[str, tuple[int, ...]]:
+    """Return candidate counts per group: efficient in the first cost, at least the floor, at most ``most``.
+
+    A group that no site of any cost reads keeps its full count.
+    """
+    candidates = {}
+    for group, size in costs[0].network.groups.items():
+        profile = next((p for cost in costs if (p := group_profile(cost, group)).any()), None)
+        if profile is None:
+            candidates[group] = (size,)
+            continue
+        counts = [c for c in efficient_counts(profile, rtol=rtol) if c >= floors.get(group, 1)]
+        candidates[group] = _thin(counts, most)
+    return candidates

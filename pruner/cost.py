@@ -1,0 +1,85 @@
+"""What a network costs as a function of the channel counts of its groups, for every metric one form.
+
+A cost is a sum of site matrices ``M[in, out]`` over the sites (``M[count]`` where a site is depthwise),
+plus a constant. Latency has the matrices
+of the table; multiply-accumulates and parameters have outer products, so the allocator and the gates see
+one kind of thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latency_model.network import NetworkCost
+
+if TYPE_CHECKING:
+    from latency_model.model import LatencyModel
+
+__all__ = ["Cost", "latency_cost", "macs_cost", "params_cost"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A metric of one network: per site a matrix indexed by (in count, out count), in the metric's unit.
+
+    ``value = scale * sum(matrices at counts) + constant``. ``raw`` matrices may be non-monotone;
+    ``matrices`` are what a count can always be served for (the pad-up envelope, for latency).
+    """
+
+    metric: str
+    network: NetworkCost
+    matrices: Mapping[str, np.ndarray]
+    scale: float = 1.0
+    constant: float = 0.0
+
+    def value(self, counts: Mapping[str, int]) -> float:
+        """Return the metric at ``counts``; groups that are not named count in full."""
+        full = self.network.counts(counts)
+        total = 0.0
+        for site in self.network.sites:
+            matrix = self.matrices[site.name]
+            into, out = site.inputs.count(full), site.outputs.count(full)
+            total += float(matrix[into] if matrix.ndim == 1 else matrix[into, out])
+        return self.scale * total + self.constant
+
+    @property
+    def full(self) -> float:
+        """The metric of the network as it is."""
+        return self.value({})
+
+    def corrected(self, *, scale: float) -> Cost:
+        """Return the same cost with its site part multiplied by ``scale``."""
+        return Cost(self.metric, self.network, self.matrices, self.scale * scale, self.constant)
+
+
+def latency_cost(model: LatencyModel, network: NetworkCost) -> Cost:
+    """Return the latency of ``network`` in microseconds: envelope matrices with the model's correction."""
+    matrices = model.matrices(network, "envelope")
+    return Cost("latency", network, matrices, model.correction.slope, model.correction.offset_us)
+
+
+def _outer(network: NetworkCost, metric: str) -> Cost:
+    matrices = {}
+    for site in network.sites:
+        shape = site.shape
+        per_pair = (shape.macs if metric == "macs" else shape.weights) / (shape.in_channels * shape.out_channels)
+        if shape.depthwise:
+            matrix = np.arange(shape.in_channels + 1) * (per_pair * shape.out_channels)
+        else:
+            matrix = per_pair * np.outer(np.arange(shape.in_channels + 1), np.arange(shape.out_channels + 1))
+        matrices[site.name] = matrix
+    return Cost(metric, network, matrices)
+
+
+def macs_cost(network: NetworkCost) -> Cost:
+    """Return the multiply-accumulates of the convolutions, whole batch."""
+    return _outer(network, "macs")
+
+
+def params_cost(network: NetworkCost) -> Cost:
+    """Return the weights of the convolutions (biases, norms and linear layers not counted)."""
+    return _outer(network, "params")

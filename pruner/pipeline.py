@@ -1,0 +1,170 @@
+"""A pruning run from start to report, in stages that each resume: learn, allocate and prove, recover, prove.
+
+Timing needs no trained weights, so the plan is proven on the clock *before* recovery: the allocated network
+is exported and timed beside the original, and when the measured ratio misses the budget the allocator is run
+again with the measured correction.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latency_model.console import progress as progress_display
+from latency_model.errors import InputError
+from latency_model.files import read_json, write_json
+from pruner.data import Splits, load_data
+from pruner.decide import cut, decide
+from pruner.methods import Problem, Values, open_method
+from pruner.plan import Plan
+from pruner.proof import Proof, backend_of, measure_pair
+from pruner.report import load_report
+from pruner.setting import Setting, prepare
+from pruner.summary import finish
+from pruner.training import fit, recalibrate
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from torch import nn
+
+    from profiler.backends import Backend
+    from pruner.report import RunReport
+
+__all__ = ["PruneRequest", "prune"]
+
+ROUNDS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRequest:
+    """Everything that decides the result of a run; two runs with equal requests give equal networks."""
+
+    model: str
+    table: str
+    budget: str
+    data: str
+    method: str = "gator"
+    weights: str | None = None
+    epochs: int = 3
+    finetune_epochs: int = 3
+    batch: int | None = None
+    batch_size: int = 128
+    lr: float = 0.01
+    finetune_lr: float = 0.02
+    amp: bool = False
+    seed: int = 0
+
+
+def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool = False) -> RunReport:
+    """Prune a network to its budget and write weights, plan, ONNX file and report into ``out``.
+
+    The same request with the same ``out`` goes on where it was stopped; a finished run returns its report.
+    Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare`` raises.
+    """
+    out = Path(out)
+    started = time.monotonic()
+    _claim(request, out, restart=restart)
+    if (out / "report.json").is_file():
+        return load_report(out)
+    setting = prepare(
+        request.model,
+        weights=Path(request.weights) if request.weights else None,
+        table=Path(request.table),
+        budget=request.budget,
+        batch=request.batch,
+        seed=request.seed,
+    )
+    splits = load_data(request.data, seed=request.seed)
+    splits.expect_classes(setting.loaded.classes)
+    original = copy.deepcopy(setting.module)
+    with backend_of(setting.table.environment) as backend, progress_display() as progress:
+
+        def measure(small: nn.Module) -> Proof:
+            shape, batch = setting.input_shape, setting.batch
+            return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
+
+        values = _learn(request, setting, splits, out, progress)
+        task = progress.add_task("allocating and timing", total=1, note="")
+        if (out / "plan.json").is_file():
+            plan, notes = Plan.load(out / "plan.json"), tuple(read_json(out / "run.json").get("notes", ()))
+        else:
+            decision = decide(setting, values.channels, measure, method=request.method, seed=request.seed)
+            plan, notes = decision.plan, decision.notes
+            _record(out, notes=list(notes))
+            plan.save(out / "plan.json")
+        progress.update(task, completed=1)
+        small = cut(setting, plan)
+        _recover(request, small, original, splits, out, progress)
+        proof = measure(small)
+    seconds = read_json(out / "run.json")["seconds"] + time.monotonic() - started
+    return finish(
+        setting, splits, original, small, plan, proof, out, notes=notes, seconds=seconds, command=command, data=request.data
+    )
+
+
+def _claim(request: PruneRequest, out: Path, *, restart: bool) -> None:
+    """Take ``out`` for this request, or refuse when it holds another one's work."""
+    record = out / "run.json"
+    wanted = asdict(request)
+    if restart and record.is_file():
+        shutil.rmtree(out)
+    if record.is_file():
+        held = read_json(record)["request"]
+        changed = [f"{k}: {held.get(k)!r} there, {v!r} asked for" for k, v in wanted.items() if held.get(k) != v]
+        if changed:
+            raise InputError(
+                f"{out} holds a run with other settings ({'; '.join(changed)}); choose another --out, or add "
+                "--restart to throw that run away"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no pruning run; choose another --out")
+    write_json(record, {"request": wanted, "seconds": 0.0})
+
+
+def _record(out: Path, **changes: object) -> None:
+    write_json(out / "run.json", read_json(out / "run.json") | changes)
+
+
+def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, progress: Progress) -> Values:
+    cost = setting.cost
+    problem = Problem(
+        model=setting.module,
+        graph=setting.graph,
+        cost=cost,
+        budget=setting.budget,
+        ratio=setting.budget.ratio(cost.full),
+        splits=splits,
+        epochs=request.epochs,
+        seed=request.seed,
+        state_dir=out / "learn",
+        batch_size=request.batch_size,
+        learning_rate=request.lr,
+        amp=request.amp,
+        progress=progress,
+    )
+    return open_method(request.method).values(problem)
+
+
+def _recover(
+    request: PruneRequest, small: nn.Module, original: nn.Module, splits: Splits, out: Path, progress: Progress
+) -> None:
+    """Re-estimate batch-norm statistics, then fine-tune with the original network as teacher."""
+    recalibrate(small, splits.train, batches=20, seed=request.seed)
+    fit(
+        small,
+        splits,
+        epochs=request.finetune_epochs,
+        lr=request.finetune_lr,
+        batch_size=request.batch_size,
+        seed=request.seed,
+        teacher=original,
+        amp=request.amp,
+        state_dir=out / "recover",
+        progress=progress,
+        description="recovering accuracy",
+    )

@@ -1,0 +1,127 @@
+"""What a pruning run stands on: model, weights, channel graph, table, cost and budget, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from latency_model.errors import BudgetError, ModelError, TableError
+from latency_model.harvest import harvest
+from latency_model.model import LatencyModel
+from latency_model.table import LatencyTable
+from latency_model.zoo import LoadedModel, load_model, load_weights
+from pruner.allocate import minimum
+from pruner.budget import Budget
+from pruner.cost import Cost, latency_cost, macs_cost, params_cost
+from pruner.graph import ChannelGraph, trace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["FLOOR", "Setting", "prepare"]
+
+# No group outside a removed block keeps less than this share: a stage must not collapse to a thread.
+FLOOR = 0.125
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A checked starting point: everything a method, the allocator and the proof need."""
+
+    loaded: LoadedModel
+    module: nn.Module
+    graph: ChannelGraph
+    table: LatencyTable
+    latency: Cost
+    budget: Budget
+    batch: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one input."""
+        channels, height, width = self.loaded.input_shape
+        return channels, height, width
+
+    @property
+    def cost(self) -> Cost:
+        """The cost that the budget bounds."""
+        if self.budget.metric == "latency":
+            return self.latency
+        return {"macs": macs_cost, "params": params_cost}[self.budget.metric](self.latency.network)
+
+    @property
+    def blocks(self) -> dict[str, tuple[str, ...]]:
+        """Groups inside each removable block."""
+        return {block.name: block.groups for block in self.graph.blocks if block.groups}
+
+    @property
+    def floors(self) -> dict[str, int]:
+        """The least number of channels a group keeps while its block stays."""
+        return {name: max(1, round(FLOOR * group.size)) for name, group in self.graph.groups.items()}
+
+
+def _batch_of(table: LatencyTable, wanted: int | None) -> tuple[int, str]:
+    batches = sorted({shape.batch for shape in table})
+    precisions = sorted({shape.precision for shape in table})
+    if not batches:
+        raise TableError("the table has no rows; fill it with gharial profile MODEL --out TABLE")
+    if wanted is None:
+        return batches[0], precisions[0]
+    if wanted not in batches:
+        known = ", ".join(map(str, batches))
+        raise TableError(f"the table has no rows of batch {wanted}, only of {known}; profile with --batch {wanted}")
+    return wanted, precisions[0]
+
+
+def prepare(
+    model: str, *, weights: Path | None, table: Path, budget: str, batch: int | None = None, seed: int = 0
+) -> Setting:
+    """Load and check everything a run needs, without training anything.
+
+    Raises a subclass of ``InputError`` that names what is missing: ``BudgetError`` says the reachable
+    minimum when the budget lies below it.
+    """
+    wish = Budget.parse(budget)
+    rows = LatencyTable.load(table)
+    torch.manual_seed(seed)
+    loaded = load_model(model)
+    if loaded.module is None:
+        raise ModelError(f"{model} is an ONNX file: it can be profiled and estimated, but only a torch model is pruned")
+    if weights is not None:
+        load_weights(loaded.module, weights)
+    module = loaded.module.eval()
+    count, precision = _batch_of(rows, batch)
+    graph = trace(module, torch.zeros(2, *loaded.input_shape))
+    network = harvest(loaded, batch=count, precision=precision).regroup(
+        graph.axes(), {name: group.size for name, group in graph.groups.items()}
+    )
+    latency = latency_cost(LatencyModel.fit([rows]), network)
+    setting = Setting(loaded, module, graph, rows, latency, wish, count)
+    _check_reachable(setting)
+    return setting
+
+
+def _check_reachable(setting: Setting) -> None:
+    cost = setting.cost
+    ratio = setting.budget.ratio(cost.full)
+    least = minimum([cost], setting.blocks, floors=setting.floors) / cost.full
+    if least > ratio:
+        unit = " us" if cost.metric == "latency" else ""
+        raise BudgetError(
+            f"the budget {setting.budget} is below what {setting.loaded.name} can reach on this table: the least is "
+            f"{least:.3f}x ({least * cost.full:.6g}{unit} of {cost.full:.6g}{unit}); ask for that or more"
+        )
+
+
+def kept_channels(setting: Setting, values: Mapping[str, object], counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """Return the most valuable channels of each group, as many as ``counts`` grants, in ascending order."""
+    kept = {}
+    for name in setting.graph.groups:
+        worth = torch.as_tensor(values[name])
+        best = torch.argsort(worth, descending=True, stable=True)[: counts[name]]
+        kept[name] = sorted(best.tolist())
+    return kept

@@ -1,0 +1,135 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latency_model import Channels, ConvShape, NetworkCost, Site
+from latency_model.errors import BudgetError
+from pruner.allocate import allocate, minimum
+from pruner.candidates import efficient_counts, joint_candidates
+from pruner.cost import Cost, macs_cost, params_cost
+
+
+def chain(sizes: list[int], *, blocks: bool) -> NetworkCost:
+    """An image, a stem and convolutions between consecutive groups; with a block, back to the stem's group."""
+    names = [f"g{i}" for i in range(len(sizes))]
+    sites, before = [], Channels(3)
+    for name, size in zip(names, sizes, strict=True):
+        into = 3 if before.fixed else sizes[len(sites) - 1]
+        out = Channels(terms=((name, 1),))
+        sites.append(Site(name, ConvShape(1, into, 8, 8, size), before, out))
+        before = out
+    if blocks:
+        stem = Channels(terms=((names[0], 1),))
+        sites.append(Site("close", ConvShape(1, sizes[-1], 8, 8, sizes[0]), before, stem))
+    return NetworkCost("chain", tuple(sites), dict(zip(names, sizes, strict=True)))
+
+
+def stairs(network: NetworkCost, rng: np.random.Generator, step: int) -> Cost:
+    matrices = {}
+    for site in network.sites:
+        a = np.arange(site.shape.in_channels + 1)[:, None]
+        b = np.arange(site.shape.out_channels + 1)[None, :]
+        matrices[site.name] = np.ceil(a / step) * np.ceil(b / step) * rng.uniform(1, 3)
+    return Cost("latency", network, matrices, scale=1.1, constant=0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([4, 6, 8]), min_size=2, max_size=4),
+    share=st.floats(0.3, 1.0),
+    seed=st.integers(0, 1000),
+)
+def test_equals_brute_force(sizes, share, seed):
+    rng = np.random.default_rng(seed)
+    network = chain(sizes, blocks=True)
+    cost = stairs(network, rng, 2)
+    channels = {name: rng.uniform(0.1, 1, size) for name, size in network.groups.items()}
+    inner = tuple(network.groups)[1:]
+    blocks = {"block": inner}
+    floors = dict.fromkeys(network.groups, 2)
+    limit = share * cost.full
+
+    def worth(counts):
+        return sum(np.sort(channels[g])[::-1][:n].sum() for g, n in counts.items())
+
+    options = joint_candidates([cost], floors=floors)
+    every = [
+        dict(zip(network.groups, choice, strict=True))
+        for choice in itertools.product(*([0, *options[g]] if g in inner else options[g] for g in network.groups))
+    ]
+    legal = [c for c in every if len({c[g] == 0 for g in inner}) == 1 and cost.value(c) <= limit + 1e-9]
+    if not legal:
+        with pytest.raises(BudgetError, match="the least is"):
+            allocate([(cost, limit)], channels, blocks, floors=floors, slack=1.0)
+        return
+    best = max(map(worth, legal))
+    found = allocate([(cost, limit)], channels, blocks, floors=floors, slack=1.0)
+    assert found.value >= best * (1 - 1e-3)
+    assert cost.value(found.counts) <= limit * (1 + 1e-6)
+    assert found.costs[0] == pytest.approx(cost.value(found.counts))
+    assert (found.blocks == ("block",)) == all(found.counts[g] == 0 for g in inner)
+    # Hardware-friendly: one more channel anywhere costs something.
+    for group, size in network.groups.items():
+        if 0 < found.counts[group] < size:
+            more = {**found.counts, group: found.counts[group] + 1}
+            assert cost.value(more) > cost.value(found.counts)
+
+
+def test_minimum_removes_the_block():
+    network = chain([8, 8], blocks=True)
+    cost = stairs(network, np.random.default_rng(0), 2)
+    floors = dict.fromkeys(network.groups, 2)
+    assert minimum([cost], {"block": ("g1",)}, floors=floors) == pytest.approx(cost.value({"g0": 2, "g1": 0}))
+    assert minimum([cost], {}, floors=floors) == pytest.approx(cost.value({"g0": 2, "g1": 2}))
+
+
+def test_the_lower_side_of_the_budget_is_used_when_it_can_be():
+    network = chain([16, 16, 16], blocks=False)
+    cost = macs_cost(network)
+    # All value in one channel: without the lower side nothing more would be bought.
+    channels = {name: np.eye(16)[0] for name in network.groups}
+    found = allocate([(cost, 0.6 * cost.full)], channels, {}, floors=dict.fromkeys(network.groups, 1), slack=0.1)
+    assert 0.54 <= found.costs[0] / cost.full <= 0.6
+
+
+def test_two_budgets_hold_at_once():
+    network = chain([16, 16, 16], blocks=False)
+    macs, params = macs_cost(network), params_cost(network)
+    latency = stairs(network, np.random.default_rng(1), 4)
+    channels = {name: np.ones(16) for name in network.groups}
+    limits = [(latency, 0.8 * latency.full), (params, 0.5 * params.full), (macs, 0.5 * macs.full)]
+    found = allocate(limits, channels, {}, floors=dict.fromkeys(network.groups, 1))
+    assert all(value <= limit * (1 + 1e-6) for value, (_, limit) in zip(found.costs, limits, strict=True))
+
+
+def test_concatenated_groups_stay_whole():
+    parts = Channels(terms=(("a", 1), ("b", 1)))
+    sites = (
+        Site("a", ConvShape(1, 3, 8, 8, 8), Channels(3), Channels(terms=(("a", 1),))),
+        Site("b", ConvShape(1, 3, 8, 8, 8), Channels(3), Channels(terms=(("b", 1),))),
+        Site("c", ConvShape(1, 16, 8, 8, 8), parts, Channels(terms=(("c", 1),))),
+    )
+    network = NetworkCost("concat", sites, {"a": 8, "b": 8, "c": 8})
+    cost = macs_cost(network)
+    channels = {name: np.ones(8) for name in network.groups}
+    found = allocate([(cost, 0.8 * cost.full)], channels, {}, floors=dict.fromkeys(network.groups, 1))
+    assert (found.counts["a"], found.counts["b"]) == (8, 8)
+    assert found.counts["c"] < 8
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=12))
+def test_efficient_counts_are_the_ends_of_plateaus(steps):
+    profile = np.concatenate([[0.0], np.cumsum(np.round(steps))])
+    counts = efficient_counts(profile, rtol=1e-9)
+    assert counts[-1] == len(profile) - 1
+    for count in range(1, len(profile)):
+        end = count == len(profile) - 1 or profile[count + 1] > profile[count]
+        assert (count in counts) == end
+
+
+def test_noise_below_the_tolerance_is_one_plateau():
+    profile = [0, 10.0, 10.02, 10.04, 10.05, 20.0, 20.01, 20.02, 20.03]
+    assert efficient_counts(profile, rtol=0.01) == (4, 8)

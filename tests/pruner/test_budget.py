@@ -1,0 +1,40 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latency_model.errors import BudgetError
+from pruner.budget import METRICS, Budget
+
+
+@pytest.mark.parametrize(
+    ("text", "full", "target"),
+    [
+        ("latency=0.7x", 1000.0, 700.0),
+        ("latency=1.8ms", 5000.0, 1800.0),
+        ("latency=90us", 100.0, 90.0),
+        ("flops=0.5x", 40e6, 20e6),
+        ("macs=20M", 40e6, 20e6),
+        ("params=400K", 1e6, 4e5),
+        ("latency=.5x", 10.0, 5.0),
+    ],
+)
+def test_targets(text, full, target):
+    budget = Budget.parse(text)
+    assert budget.target(full) == pytest.approx(target)
+    assert budget.ratio(full) == pytest.approx(target / full)
+
+
+@given(st.sampled_from(METRICS), st.floats(1e-3, 1), st.booleans())
+def test_text_round_trip(metric, value, relative):
+    budget = Budget(metric, value, relative)
+    assert Budget.parse(budget.text) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["", "latency", "latency=", "latency=2x", "latency=0x", "speed=0.5x", "params=3ms", "latency=5", "macs=0M"]
+)
+def test_bad_budgets_say_how_to_write_one(text):
+    with pytest.raises(BudgetError) as error:
+        Budget.parse(text)
+    assert "\n" not in str(error.value)
+    assert "latency" in str(error.value) or "takes" in str(error.value) or "ratio" in str(error.value)
