@@ -1,10 +1,10 @@
-"""ONNX graphs that time one convolution: copies of it side by side or in a chain, each ending in a cheap sink.
+"""ONNX graphs that time one convolution: copies of it side by side or in a chain, each with a cheap sink.
 
-A runtime that works in a blocked layout transposes whatever leaves the graph. The sink, a 1x1 convolution to one
-channel with a stride of the whole map, reads one pixel, so that no copy pays for that. It is a convolution and
-not a pooling because ONNX Runtime keeps the blocked layout between convolutions at channel counts at which a
-pooling leaves it (20, say); where even the next convolution needs the plain layout (8 channels), a network pays
-for the transpose as well, and so does the row.
+A runtime that works in a blocked layout transposes whatever leaves the graph. The sink, a 1x1 convolution
+to one channel with a stride of the whole map, reads one pixel, so that no copy pays for that. It is a
+convolution and not a pooling because ONNX Runtime keeps the blocked layout between convolutions at channel
+counts at which a pooling leaves it (20, say). Where even the next convolution needs the plain layout
+(8 channels), a network pays for the transpose as well, and so does the row.
 """
 
 from __future__ import annotations
@@ -107,9 +107,8 @@ class _Graph:
         if activation == "relu":
             return self.node("Relu", [tensor], f"act{copy}")
         if activation == "clip":
-            return self.node(
-                "Clip", [tensor, self.scalar("low", 0.0), self.scalar("high", 6.0)], f"act{copy}"
-            )
+            bounds = [self.scalar("low", 0.0), self.scalar("high", 6.0)]
+            return self.node("Clip", [tensor, *bounds], f"act{copy}")
         if activation == "hardswish":
             return self.node("HardSwish", [tensor], f"act{copy}")
         if activation == "silu":

@@ -57,8 +57,8 @@ def read_convs(model: bytes) -> tuple[tuple[ConvShape, ...], Mapping[str, int]]:
         data, weight = sizes.get(node.input[0], ()), constants.get(node.input[1], ())
         if len(data) != 4 or min(data, default=0) < 1 or len(weight) != 4:
             raise ModelError(
-                f"the convolution {node.name or node.output[0]} is not 2-D with fixed sizes and constant weights; "
-                "export the network with a fixed batch"
+                f"the convolution {node.name or node.output[0]} is not 2-D with fixed sizes and constant "
+                "weights; export the network with a fixed batch"
             )
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))

@@ -41,7 +41,7 @@ def open_backend(
     known = known_backends()
     if runtime == "tensorrt" and runtime not in known:
         raise InputError(
-            "this version times on the CPU only, so there is no runtime tensorrt yet; use --runtime onnxruntime"
+            "this version times on the CPU only, so it has no runtime tensorrt; use --runtime onnxruntime"
         )
     if runtime not in known:
         raise InputError(f"unknown runtime {runtime!r}; known are {', '.join(sorted(known))}")

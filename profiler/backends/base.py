@@ -68,7 +68,8 @@ class Closing:
 
 def _cpuinfo(text: str) -> tuple[dict[str, str], int]:
     """Return the fields of the first processor in the text of /proc/cpuinfo, and the number of processors."""
-    first, count = {}, 0
+    first: dict[str, str] = {}
+    count = 0
     for line in text.splitlines():
         name, _, value = line.partition(":")
         count += name.strip() == "processor"

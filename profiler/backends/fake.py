@@ -41,7 +41,7 @@ class FakeDevice(Closing):
     def __init__(
         self,
         *,
-        device: str = "fake",
+        device: str = "fake",  # noqa: ARG002 - every back end takes one
         threads: int = 1,
         seed: int = 0,
         noise: float = 0.01,
@@ -141,7 +141,12 @@ class FakeDevice(Closing):
         return sum(map(self.true_us, shapes)) + self._other_us * sum(others.values())
 
     def time_networks(
-        self, models: Sequence[bytes], *, seed: int = 0, rounds: int = 20, run_id: str = ""
+        self,
+        models: Sequence[bytes],
+        *,
+        seed: int = 0,
+        rounds: int = 20,  # noqa: ARG002 - part of the protocol
+        run_id: str = "",
     ) -> list[Measurement]:
         """Return ``network_us`` of each network with noise."""
         rows = []

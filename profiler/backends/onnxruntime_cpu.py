@@ -111,7 +111,7 @@ class OnnxRuntimeCpu(Closing):
         """Return what one more copy of ``shape`` adds to a session."""
         if shape.precision not in self.precisions:
             raise MeasurementError(
-                f"ONNX Runtime on the CPU has no {shape.precision} convolution worth timing; profile fp32: {shape}"
+                f"ONNX Runtime on the CPU has no fast {shape.precision} convolution; use fp32: {shape}"
             )
         if shape.layout != "nchw":
             raise MeasurementError(f"ONNX Runtime on the CPU takes NCHW activations only: {shape}")
@@ -127,7 +127,7 @@ class OnnxRuntimeCpu(Closing):
         key = (shape.batch, shape.out_channels, shape.out_height, shape.out_width, grouping)
         if key not in self._sinks:
             self._sinks[key] = self._increment(
-                lambda n: sink_copies(shape, n, seed=self._seed), shape, _SINKS, _SINK_POLICY
+                lambda count: sink_copies(shape, count, seed=self._seed), shape, _SINKS, _SINK_POLICY
             )
         return self._sinks[key]
 

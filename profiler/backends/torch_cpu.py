@@ -115,10 +115,9 @@ class TorchCpu(Closing):
     def _draw(shape: ConvShape, copies: int) -> Callable[[], float]:
         form = torch.channels_last if shape.layout == "nhwc" else torch.contiguous_format
         dtype = _DTYPES[shape.precision]
-        blocks = [_ConvBlock(shape).eval().to(dtype=dtype, memory_format=form) for _ in range(copies)]
-        x = torch.randn(shape.batch, shape.in_channels, shape.height, shape.width).to(
-            dtype, memory_format=form
-        )
+        blocks = [_ConvBlock(shape).eval().to(dtype).to(memory_format=form) for _ in range(copies)]
+        images = torch.randn(shape.batch, shape.in_channels, shape.height, shape.width)
+        x = images.to(dtype, memory_format=form)
         first = torch.randn(shape.batch, shape.out_channels, shape.out_height, shape.out_width)
         residual = first.to(dtype, memory_format=form)
 
@@ -132,9 +131,15 @@ class TorchCpu(Closing):
         return lambda: (-timed(1) + timed(copies)) / (copies - 1)
 
     def time_networks(
-        self, models: Sequence[bytes], *, seed: int = 0, rounds: int = 20, run_id: str = ""
+        self,
+        models: Sequence[bytes],  # noqa: ARG002 - part of the protocol
+        *,
+        seed: int = 0,  # noqa: ARG002
+        rounds: int = 20,  # noqa: ARG002
+        run_id: str = "",  # noqa: ARG002
     ) -> list[Measurement]:
         """Raise ``MeasurementError``: eager PyTorch does not run ONNX models."""
         raise MeasurementError(
-            "PyTorch does not run ONNX models, so whole networks are not timed; use --runtime onnxruntime for them"
+            "PyTorch does not run ONNX models, so whole networks are not timed; "
+            "use --runtime onnxruntime for them"
         )
