@@ -1,0 +1,105 @@
+"""What a back end is: it describes itself, times one convolution, and times whole networks."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from latency_model.environment import Environment
+from latency_model.measurement import Measurement
+from latency_model.shapes import ConvShape
+
+__all__ = ["Backend", "Closing", "cpu_isa", "cpu_name"]
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A runtime on a device. A context manager: leaving it frees what it holds.
+
+    A back end class is made by ``open_backend`` with the keyword arguments ``device`` and ``threads``, and
+    its own options. ``precisions`` are those that it can time.
+    """
+
+    precisions: tuple[str, ...]
+
+    @property
+    def environment(self) -> Environment:
+        """What every measurement of this back end belongs to; the same at every call."""
+        ...
+
+    def measure(self, shape: ConvShape, *, run_id: str) -> Measurement:
+        """Return the latency of one convolution; ``MeasurementError`` when it cannot be timed."""
+        ...
+
+    def time_networks(
+        self, models: Sequence[bytes], *, seed: int = 0, rounds: int = 20, run_id: str = ""
+    ) -> list[Measurement]:
+        """Time whole networks given as ONNX, with random input from ``seed``, in the order of ``models``.
+
+        The networks take turns, ``rounds`` times, so that drift of the machine hits all of them alike.
+        Raises ``MeasurementError`` when the back end cannot run one of them.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Closing:
+    """Makes a back end with a ``close`` method a context manager."""
+
+    def close(self) -> None:
+        """Free what the back end holds; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _cpuinfo(text: str) -> tuple[dict[str, str], int]:
+    """Return the fields of the first processor in the text of /proc/cpuinfo, and the number of processors."""
+    first: dict[str, str] = {}
+    count = 0
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        count += name.strip() == "processor"
+        if count == 1:
+            first.setdefault(name.strip(), value.strip())
+    return first, count
+
+
+def _read_cpuinfo() -> tuple[dict[str, str], int]:
+    path = Path("/proc/cpuinfo")
+    return _cpuinfo(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ({}, 0)
+
+
+def cpu_name() -> str:
+    """Return a name of this CPU that tells micro-architectures apart: model name, family, model, cores.
+
+    Virtual machines shorten the model name ("AMD EPYC"), so family and model are part of it.
+    """
+    fields, count = _read_cpuinfo()
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    numbers = [
+        f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields
+    ]
+    return " ".join([name, f"({', '.join([*numbers, f'{count or 1} cores'])})"])
+
+
+def cpu_isa() -> str:
+    """Return the widest vector instructions of this CPU that change which convolution code runs."""
+    flags = set(_read_cpuinfo()[0].get("flags", "").split())
+    for flag in ("avx512f", "avx2", "avx", "sse4_2"):
+        if flag in flags:
+            return flag
+    return platform.machine()

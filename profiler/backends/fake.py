@@ -1,0 +1,159 @@
+"""A device that exists only as a formula: a roofline with stairs, and noise from a seed.
+
+It makes the whole flow testable, failures, crashes and drift included, with exact numbers to compare with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from latency_model.environment import Environment
+from latency_model.errors import MeasurementError
+from latency_model.measurement import Measurement
+from latency_model.shapes import ConvShape
+from profiler.backends.base import Closing
+from profiler.sampling import Policy, measurement, summarise
+
+__all__ = ["FakeDevice"]
+
+_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+_SAMPLES = 25
+
+
+class FakeDevice(Closing):
+    """Deterministic: the same shape and seed give the same row in every process.
+
+    ``true_us`` is the larger of arithmetic and memory time plus a launch overhead; channels are rounded up to
+    ``tile_in`` and ``tile_out`` first, which makes the staircase. ``noise`` is the relative standard
+    deviation of a sample. For tests: shapes in ``fail_on`` cannot be timed (the first ``fail_times`` times,
+    always if None), the process dies without a word after ``crash_after`` measurements, each measurement
+    sleeps ``delay_s``, and from measurement ``drift_after`` on everything takes ``drift_factor`` as long.
+    """
+
+    precisions = ("fp32", "tf32", "fp16", "bf16", "int8")
+
+    def __init__(
+        self,
+        *,
+        device: str = "fake",  # noqa: ARG002 - every back end takes one
+        threads: int = 1,
+        seed: int = 0,
+        noise: float = 0.01,
+        macs_per_us: float = 50e3,
+        bytes_per_us: float = 20e3,
+        launch_us: float = 1.5,
+        other_us: float = 1.0,
+        tile_in: int = 8,
+        tile_out: int = 16,
+        fail_on: Sequence[ConvShape] = (),
+        fail_times: int | None = None,
+        crash_after: int | None = None,
+        delay_s: float = 0.0,
+        drift_after: int | None = None,
+        drift_factor: float = 1.2,
+    ) -> None:
+        self._seed, self._noise = seed, noise
+        self._macs_per_us, self._bytes_per_us = macs_per_us * threads, bytes_per_us
+        self._launch_us, self._other_us = launch_us, other_us
+        self._tile_in, self._tile_out = tile_in, tile_out
+        self._fail_on, self._fail_times = frozenset(fail_on), fail_times
+        self._failed: dict[ConvShape, int] = {}
+        self._crash_after, self._delay_s = crash_after, delay_s
+        self._drift_after, self._drift_factor = drift_after, drift_factor
+        self._measured = 0
+        options = {
+            "threads": threads,
+            "seed": seed,
+            "noise": noise,
+            "macs_per_us": macs_per_us,
+            "bytes_per_us": bytes_per_us,
+            "launch_us": launch_us,
+            "other_us": other_us,
+            "tiles": f"{tile_in}x{tile_out}",
+        }
+        self._environment = Environment(
+            device="fake device",
+            kind="fake",
+            runtime="fake",
+            runtime_version="1",
+            options=tuple((name, str(value)) for name, value in options.items()),
+        )
+
+    @property
+    def environment(self) -> Environment:
+        """The fake device and every number that its formula uses."""
+        return self._environment
+
+    def true_us(self, shape: ConvShape) -> float:
+        """Return the latency that ``measure`` scatters around, in microseconds."""
+        tile_in, tile_out = (1, self._tile_out) if shape.groups > 1 else (self._tile_in, self._tile_out)
+        inputs = math.ceil(shape.in_channels / shape.groups / tile_in) * tile_in
+        outputs = math.ceil(shape.out_channels / tile_out) * tile_out
+        kernel = shape.kernel[0] * shape.kernel[1]
+        pixels = shape.batch * shape.out_height * shape.out_width
+        residual = outputs * pixels if "add" in shape.pattern.split("+") else 0
+        moved = (
+            shape.batch * shape.height * shape.width * math.ceil(shape.in_channels / tile_in) * tile_in
+            + outputs * (pixels + inputs * kernel)
+            + residual
+        )
+        width = _BYTES[shape.precision]
+        arithmetic = pixels * outputs * inputs * kernel / (self._macs_per_us * 4 / width)
+        return self._launch_us + max(arithmetic, moved * width / self._bytes_per_us)
+
+    def _samples(self, true_us: float, what: str) -> list[float]:
+        digest = hashlib.sha256(f"{self._seed} {what}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        factor = self._drift_factor if self._drifted else 1.0
+        # Log-normal: never negative, skewed to the long side as times are.
+        return list(true_us * factor * np.exp(self._noise * rng.standard_normal(_SAMPLES)))
+
+    @property
+    def _drifted(self) -> bool:
+        return self._drift_after is not None and self._measured >= self._drift_after
+
+    def measure(self, shape: ConvShape, *, run_id: str) -> Measurement:
+        """Return ``true_us`` with noise; the same for the same shape and seed."""
+        if self._crash_after is not None and self._measured >= self._crash_after:
+            os._exit(9)
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        if shape in self._fail_on:
+            self._failed[shape] = self._failed.get(shape, 0) + 1
+            if self._fail_times is None or self._failed[shape] <= self._fail_times:
+                raise MeasurementError(f"the fake device was told to fail on {shape}")
+        samples = self._samples(self.true_us(shape), shape.text)
+        self._measured += 1
+        sampled = summarise(samples, policy=Policy(relative=1.0))
+        return measurement(sampled, method="fake", run_id=run_id)
+
+    def network_us(self, model: bytes) -> float:
+        """Return the exact latency of a network: its convolutions and a constant for every other operator."""
+        from profiler.onnx_convs import read_convs
+
+        shapes, others = read_convs(model)
+        return sum(map(self.true_us, shapes)) + self._other_us * sum(others.values())
+
+    def time_networks(
+        self,
+        models: Sequence[bytes],
+        *,
+        seed: int = 0,
+        rounds: int = 20,  # noqa: ARG002 - part of the protocol
+        run_id: str = "",
+    ) -> list[Measurement]:
+        """Return ``network_us`` of each network with noise."""
+        rows = []
+        for model in models:
+            true_us = self.network_us(model)
+            samples = self._samples(true_us, f"network {seed} {true_us!r}")
+            rows.append(
+                measurement(summarise(samples, policy=Policy(relative=1.0)), method="fake", run_id=run_id)
+            )
+        return rows

@@ -1,0 +1,145 @@
+"""PyTorch on the CPU in eager mode: what one more convolution module adds to a run of several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from latency_model.environment import Environment
+from latency_model.errors import InputError, MeasurementError
+from latency_model.measurement import Measurement
+from latency_model.shapes import ConvShape
+from profiler.backends.base import Closing, cpu_isa, cpu_name
+from profiler.sampling import Policy, collect, measurement, warm_up
+
+__all__ = ["TorchCpu"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "clip": functional.relu6,
+    "hardswish": functional.hardswish,
+    "silu": functional.silu,
+}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class _ConvBlock(nn.Module):
+    """A convolution with its epilogue, as the modules of a network would run it after folding batch norms."""
+
+    def __init__(self, shape: ConvShape) -> None:
+        super().__init__()
+        parts = shape.pattern.split("+")
+        top, left, bottom, right = shape.padding
+        # nn.Conv2d pads both sides alike; anything else takes an explicit pad, as it does in a network.
+        self.pad = None if (top, left) == (bottom, right) else (left, right, top, bottom)
+        self.conv = nn.Conv2d(
+            shape.in_channels,
+            shape.out_channels,
+            shape.kernel,
+            stride=shape.stride,
+            padding=(top, left) if self.pad is None else 0,
+            dilation=shape.dilation,
+            groups=shape.groups,
+            bias="bias" in parts,
+        )
+        self.add = "add" in parts
+        self.activation = _ACTIVATIONS.get(parts[-1])
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        y: Tensor = self.conv(x if self.pad is None else functional.pad(x, self.pad))
+        if self.add and residual is not None:
+            y = y + residual
+        return y if self.activation is None else self.activation(y)
+
+
+class TorchCpu(Closing):
+    """Times eager PyTorch modules on the CPU, weights random from a seed, in inference mode.
+
+    The row of a shape is ``(t_R - t_1) / (R - 1)`` for R successive modules against one, so the dispatch of a
+    module's operators counts and that of the loop does not. A shape whose layout is ``nhwc`` runs in
+    channels-last. Sets the number of threads of this process; leaving the context restores it.
+    """
+
+    precisions = tuple(_DTYPES)
+
+    def __init__(
+        self, *, device: str = "cpu", threads: int = 1, policy: Policy | None = None, seed: int = 0
+    ) -> None:
+        if device != "cpu":
+            raise InputError(f"PyTorch times on the CPU only in this version, not on {device}")
+        self._policy, self._seed = policy or Policy(), seed
+        self._before: int | None = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        self._environment = Environment(
+            device=cpu_name(),
+            kind="cpu",
+            runtime="torch",
+            runtime_version=torch.__version__,
+            options=(("threads", str(threads)), ("mode", "eager"), ("isa", cpu_isa())),
+        )
+
+    @property
+    def environment(self) -> Environment:
+        """CPU, PyTorch version, threads and vector instructions."""
+        return self._environment
+
+    def close(self) -> None:
+        """Give the process back the number of threads that it had."""
+        if self._before is not None:
+            torch.set_num_threads(self._before)
+            self._before = None
+
+    def measure(self, shape: ConvShape, *, run_id: str) -> Measurement:
+        """Return what one more module of ``shape`` adds to a run."""
+        if shape.precision not in _DTYPES:
+            raise MeasurementError(
+                f"PyTorch on the CPU times {', '.join(_DTYPES)}, not {shape.precision}: {shape}"
+            )
+        copies = 1 + int(np.clip(round(200.0 / (shape.macs / 30e3 + 5.0)), 1, 8))
+        try:
+            with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed)
+                draw = self._draw(shape, copies)
+                warm_up(draw, policy=self._policy)
+                sampled = collect(draw, policy=self._policy)
+        except RuntimeError as error:
+            raise MeasurementError(f"PyTorch could not run {shape}: {str(error).splitlines()[0]}") from error
+        return measurement(sampled, method="host-increment", run_id=run_id)
+
+    @staticmethod
+    def _draw(shape: ConvShape, copies: int) -> Callable[[], float]:
+        form = torch.channels_last if shape.layout == "nhwc" else torch.contiguous_format
+        dtype = _DTYPES[shape.precision]
+        blocks = [_ConvBlock(shape).eval().to(dtype).to(memory_format=form) for _ in range(copies)]
+        images = torch.randn(shape.batch, shape.in_channels, shape.height, shape.width)
+        x = images.to(dtype, memory_format=form)
+        first = torch.randn(shape.batch, shape.out_channels, shape.out_height, shape.out_width)
+        residual = first.to(dtype, memory_format=form)
+
+        def timed(count: int) -> float:
+            y = residual
+            start = time.perf_counter_ns()
+            for block in blocks[:count]:
+                y = block(x, y)
+            return (time.perf_counter_ns() - start) / 1e3
+
+        return lambda: (-timed(1) + timed(copies)) / (copies - 1)
+
+    def time_networks(
+        self,
+        models: Sequence[bytes],  # noqa: ARG002 - part of the protocol
+        *,
+        seed: int = 0,  # noqa: ARG002
+        rounds: int = 20,  # noqa: ARG002
+        run_id: str = "",  # noqa: ARG002
+    ) -> list[Measurement]:
+        """Raise ``MeasurementError``: eager PyTorch does not run ONNX models."""
+        raise MeasurementError(
+            "PyTorch does not run ONNX models, so whole networks are not timed; "
+            "use --runtime onnxruntime for them"
+        )

@@ -1,0 +1,131 @@
+"""Turn propagated labels into groups, sites, gates and blocks with readable names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from latency_model.network import Channels
+from pruner.graph.blocks import find_blocks
+from pruner.graph.context import Context
+from pruner.graph.labels import FIXED
+from pruner.graph.types import ChannelGraph, Frozen, GatePoint, GraphSite, Group, Member
+
+__all__ = ["assemble"]
+
+Axis = tuple[str, int]
+
+
+def assemble(
+    model: nn.Module, program: ExportedProgram, context: Context, failed: Mapping[str, str]
+) -> ChannelGraph:
+    """Return the channel graph of ``context``; ``failed`` maps groups that a trial refused to the reason."""
+    axes = {key: context.labels.roots(labels).tolist() for key, labels in context.axes.items()}
+    channels: dict[int, dict[Axis, list[int]]] = {}
+    for key, roots in axes.items():
+        for position, root in enumerate(roots):
+            if root != FIXED:
+                channels.setdefault(root, {}).setdefault(key, []).append(position)
+    # classes that are cut from the same axes in the same way are the channels of one group
+    families: dict[tuple[tuple[Axis, int], ...], list[int]] = {}
+    for root in sorted(channels):
+        shape = tuple((key, len(positions)) for key, positions in sorted(channels[root].items()))
+        why = context.labels.why_frozen(root)
+        families.setdefault((*shape, (("frozen: " + why, 0), 0)) if why else shape, []).append(root)
+
+    writers = _writers(context)
+    groups: dict[str, Group] = {}
+    channel_of: dict[int, tuple[str, int]] = {}
+    frozen: list[Frozen] = []
+    used: dict[str, int] = {}
+    for roots in sorted(families.values()):
+        base = writers.get(roots[0], "input")
+        used[base] = used.get(base, 0) + 1
+        name = base if used[base] == 1 else f"{base}#{used[base]}"
+        if why := context.labels.why_frozen(roots[0]) or failed.get(name):
+            frozen.append(Frozen(name, why))
+            continue
+        groups[name] = Group(name, len(roots), _members(channels, roots))
+        channel_of |= {root: (name, channel) for channel, root in enumerate(roots)}
+
+    sites, gates = [], []
+    for site in context.sites.values():
+        inputs = _owners(context, site.inputs, channel_of)
+        outputs = _owners(context, site.outputs, channel_of)
+        sites.append(GraphSite(site.name, site.kind, _channels(inputs), _channels(outputs)))
+        if site.name in context.consumers:
+            gates += _gates(site.name, inputs)
+    blocks, notes = find_blocks(program, context, groups)
+    averaged = {name for labels in context.normalised for name, _ in _owners(context, labels, channel_of)}
+    return ChannelGraph(
+        groups=groups,
+        sites=tuple(sites),
+        gates=tuple(gates),
+        blocks=blocks,
+        frozen=tuple(frozen),
+        fingerprint=_fingerprint(model, groups),
+        notes=notes,
+        normalised=tuple(name for name in groups if name in averaged),
+    )
+
+
+def _members(channels: dict[int, dict[Axis, list[int]]], roots: list[int]) -> tuple[Member, ...]:
+    return tuple(
+        Member(parameter, axis, tuple(tuple(channels[root][parameter, axis]) for root in roots))
+        for parameter, axis in channels[roots[0]]
+    )
+
+
+def _writers(context: Context) -> dict[int, str]:
+    """Return the first site in the forward pass that writes each class."""
+    first: dict[int, str] = {}
+    for site in context.sites.values():
+        for root in context.labels.roots(site.outputs).tolist():
+            first.setdefault(root, site.name)
+    return first
+
+
+Owner = tuple[str, int]  # group and channel; ("", -1) for a position that stays
+
+
+def _owners(context: Context, labels: Tensor, channel_of: Mapping[int, Owner]) -> list[Owner]:
+    return [channel_of.get(root, ("", -1)) for root in context.labels.roots(labels).tolist()]
+
+
+def _channels(owners: list[Owner]) -> Channels:
+    positions: dict[str, int] = {}
+    distinct: dict[str, set[int]] = {}
+    for group, channel in owners:
+        positions[group] = positions.get(group, 0) + 1
+        distinct.setdefault(group, set()).add(channel)
+    fixed = positions.pop("", 0)
+    return Channels(
+        fixed, tuple((group, count // len(distinct[group])) for group, count in positions.items())
+    )
+
+
+def _gates(module: str, owners: list[Owner]) -> list[GatePoint]:
+    names = dict.fromkeys(group for group, _ in owners if group)
+    return [
+        GatePoint(module, name, tuple(c if group == name else -1 for group, c in owners)) for name in names
+    ]
+
+
+def _fingerprint(model: nn.Module, groups: Mapping[str, Group]) -> str:
+    structure = {
+        "tensors": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
+        "groups": {
+            name: [(m.parameter, m.axis, hash_indices(m.indices)) for m in group.members]
+            for name, group in groups.items()
+        },
+    }
+    return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hash_indices(indices: tuple[tuple[int, ...], ...]) -> str:
+    """Return a short digest of an index map."""
+    return hashlib.sha256(repr(indices).encode()).hexdigest()[:8]

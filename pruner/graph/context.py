@@ -1,0 +1,171 @@
+"""The state of label propagation: labels of every value, bound parameter axes, and the sites found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from pruner.graph.labels import FIXED, Labels, fixed, varying
+
+__all__ = ["Call", "Context", "SiteLabels", "module_path", "value_of", "where"]
+
+_TORCH = str(Path(torch.__file__).parent)
+Value = Tensor | list[Tensor] | None
+
+
+@dataclass(frozen=True)
+class SiteLabels:
+    """A convolution or linear layer with the labels along its two channel axes."""
+
+    name: str
+    kind: str
+    inputs: Tensor
+    outputs: Tensor
+
+
+def value_of(node: Node) -> Any:
+    """Return the fake value that the exporter recorded for ``node``."""
+    return node.meta.get("val")
+
+
+def module_path(node: Node) -> str:
+    """Return the path of the innermost module whose forward made ``node``; "" for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str([*stack.values()][-1][0]).split("@")[0] if stack else ""
+
+
+def where(node: Node) -> str:
+    """Return the user's line that made ``node`` as file:line, or the module path when it is not known."""
+    place = ""
+    for line in (node.meta.get("stack_trace") or "").splitlines():
+        parts = line.strip().split('"')
+        if len(parts) == 3 and parts[0] == "File " and not parts[1].startswith(_TORCH):
+            number = parts[2].removeprefix(", line ").split(",")[0]
+            place = f"{Path(parts[1]).name}:{number}"
+    return place or module_path(node) or "the model"
+
+
+class Call:
+    """The arguments of one operator call by the names of its schema."""
+
+    def __init__(self, node: Node) -> None:
+        names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+        defaults = {a.name: a.default_value for a in node.target._schema.arguments}  # type: ignore[union-attr]
+        self.arguments: dict[str, Any] = {
+            **defaults,
+            **dict(zip(names, node.args, strict=False)),
+            **node.kwargs,
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an argument, or ``default`` where the operator has none of that name."""
+        return self.arguments.get(name, default)
+
+
+class Context:
+    """What the operator rules read and write while the graph is walked in order."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self.modules = modules
+        self.labels = Labels()
+        self.values: dict[Node, Value] = {}
+        self.leaves: dict[Node, str] = {}
+        self.axes: dict[tuple[str, int], Tensor] = {}
+        self.sites: dict[str, SiteLabels] = {}
+        self.consumers: dict[str, Tensor] = {}
+        self.normalised: list[Tensor] = []
+        self._whole: dict[str, str] = {}
+
+    def label(self, node: Node) -> Tensor:
+        """Return the labels of the activation ``node``; a parameter used as one stays whole."""
+        if node in self.leaves:
+            self.freeze_leaf(node, f"used outside of a layer that can be cut, at {where(node)}")
+            return fixed(value_of(node).dim())
+        labels = self.values[node]
+        assert isinstance(labels, Tensor)
+        return self.labels.compact(labels)
+
+    def full(self, node: Node) -> Tensor:
+        """Return the labels of ``node`` at its full shape."""
+        return self.label(node).expand(value_of(node).shape)
+
+    def along(self, node: Node, axis: int) -> Tensor:
+        """Return one label per position of ``node`` along ``axis``."""
+        why = f"channels are spread over several axes at {where(node)}"
+        return self.labels.along(self.label(node), axis, value_of(node).shape[axis], why)
+
+    def bind(self, node: Node | None, axis: int, labels: Tensor) -> None:
+        """Cut ``axis`` of the parameter ``node`` together with ``labels``, one per position."""
+        if node is None:
+            return
+        if node not in self.leaves:
+            self.labels.freeze(labels, f"a computed weight at {where(node)}")
+            return
+        name = self.leaves[node]
+        if name in self._whole:
+            self.labels.freeze(labels, self._whole[name])
+        key = (name, axis)
+        if key in self.axes:
+            self.labels.unify(self.axes[key], labels, f"{name} is shared with something that stays whole")
+        else:
+            self.axes[key] = labels.clone()
+
+    def freeze_leaf(self, node: Node, why: str) -> None:
+        """Keep every axis of the parameter ``node`` whole."""
+        name = self.leaves[node]
+        self._whole.setdefault(name, f"{name or 'a constant'} is {why}")
+        for (bound, _), labels in self.axes.items():
+            if bound == name:
+                self.labels.freeze(labels, self._whole[name])
+
+    def freeze(self, node: Node, why: str) -> None:
+        """Keep every channel of ``node`` whole."""
+        if node in self.leaves:
+            self.freeze_leaf(node, why)
+            return
+        value = self.values.get(node)
+        for labels in [value] if isinstance(value, Tensor) else value or []:
+            self.labels.freeze(labels, why)
+
+    def opaque(self, node: Node, why: str) -> None:
+        """Keep the inputs of ``node`` whole and give it an output in which nothing can be removed."""
+        for source in node.all_input_nodes:
+            self.freeze(source, why)
+        self.values[node] = blank(value_of(node))
+
+    def add_site(self, name: str, kind: str, inputs: Tensor, outputs: Tensor) -> None:
+        """Record a layer; a second call of a shared one adds nothing, its axes are joined by ``bind``."""
+        self.sites.setdefault(name, SiteLabels(name, kind, inputs, outputs))
+        if kind != "depthwise":
+            self.consumers.setdefault(name, inputs)
+
+    def layer(self, node: Node, weight: Node, types: tuple[type[nn.Module], ...]) -> str | None:
+        """Return the module path of the layer that ``node`` runs, or None when it is not such a module."""
+        path = module_path(node)
+        module = self.modules.get(path)
+        owner = self.leaves.get(weight, "").rpartition(".")[0]
+        if not isinstance(module, types):
+            return None
+        return path if self.modules.get(owner) is module else None
+
+
+def blank(value: Any) -> Value:
+    """Return labels for a value in which nothing can be removed."""
+    if isinstance(value, torch.Tensor):
+        return fixed(value.dim())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [fixed(item.dim()) if isinstance(item, torch.Tensor) else fixed(0) for item in value]
+    return None
+
+
+Rule = Callable[[Context, Node, Call], None]
+__all__ += ["FIXED", "Rule", "Value", "blank", "varying"]

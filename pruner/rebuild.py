@@ -1,0 +1,141 @@
+"""Pruned models on disk: a weights file, and a JSON file from which the constructor's model is cut to size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from latency_model.errors import InputError, WeightsError
+from latency_model.files import read_json, write_atomic, write_json
+from pruner.graph.types import Block, ChannelGraph
+from pruner.plan import Plan
+from pruner.surgery import like, replace_block, resolve, set_tensor, widths
+
+__all__ = ["FORMAT_VERSION", "SPEC", "WEIGHTS", "describe", "rebuild", "save_pruned"]
+
+FORMAT_VERSION = 1
+SPEC, WEIGHTS = "spec.json", "weights.safetensors"
+
+
+def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: Plan) -> dict[str, Any]:
+    """Return the JSON specification that turns the structure of ``original`` into that of ``pruned``.
+
+    It holds the replaced blocks, the width attributes that differ, by module path, and the shapes of the
+    tensors that differ. ``rebuild`` reads it with nothing but the model's constructor.
+    """
+    _, blocks = resolve(graph, plan.keep(graph), plan.blocks)
+    replaced = [graph.block(name) for name in blocks]
+    skeleton = _skeleton(original)
+    for block in replaced:
+        replace_block(skeleton, block)
+    modules, before = {}, dict(skeleton.named_modules())
+    for path, module in pruned.named_modules():
+        if path not in before:
+            raise InputError(
+                f"the pruned model has the module {path!r}, which the original with this plan lacks"
+            )
+        old = widths(before[path])
+        changed = {name: value for name, value in widths(module).items() if old.get(name) != value}
+        if changed:
+            modules[path] = changed
+    shapes = {name: list(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": plan.model,
+        "fingerprint": plan.fingerprint,
+        "blocks": [dataclasses.asdict(block) for block in replaced],
+        "modules": modules,
+        "shapes": {
+            name: list(tensor.shape)
+            for name, tensor in pruned.state_dict().items()
+            if shapes.get(name) != list(tensor.shape)
+        },
+    }
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(model).to("meta")
+
+
+def save_pruned(
+    pruned: nn.Module, directory: Path | str, *, original: nn.Module, graph: ChannelGraph, plan: Plan
+) -> None:
+    """Write ``weights.safetensors`` and ``spec.json`` of a pruned model into ``directory``.
+
+    ``original`` gives the full-size structure; its weights are not read.
+    """
+    directory = Path(directory)
+    write_json(directory / SPEC, describe(original, pruned, graph, plan))
+    write_atomic(directory / WEIGHTS, lambda path: save_model(pruned, str(path)))
+
+
+def rebuild(
+    factory: Callable[[], nn.Module], spec: Path | str | Mapping[str, Any], weights: Path | str | None = None
+) -> nn.Module:
+    """Return the pruned model: the constructor's model cut to the shapes of ``spec``, with ``weights`` loaded.
+
+    ``spec`` is the dictionary of ``describe``, or the path of its file. Without ``weights`` the cut tensors
+    are uninitialised. Neither the channel graph nor an export of the model is needed. Raises ``InputError``
+    when the specification does not fit the constructor, ``WeightsError`` when the weights do not.
+    """
+    data = spec if isinstance(spec, Mapping) else read_json(Path(spec))
+    if not isinstance(data, Mapping) or not {"blocks", "modules", "shapes"} <= set(data):
+        raise InputError(f"{spec} does not describe a pruned model; give the {SPEC} that save_pruned wrote")
+    if data.get("format_version", 1) > FORMAT_VERSION:
+        raise InputError(
+            "the specification was written by a later version of Gharial; pip install -U gharial"
+        )
+    model = factory()
+    try:
+        for entry in data["blocks"]:
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+            replace_block(model, Block(**fields))
+        for path, changed in data["modules"].items():
+            module = model.get_submodule(path)
+            for name, value in changed.items():
+                setattr(module, name, tuple(value) if isinstance(value, list) else value)
+        _resize(model, data["shapes"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the specification does not fit {type(model).__name__} ({error}); use the constructor and arguments "
+            "of the model that was pruned"
+        ) from error
+    if weights is not None:
+        _load(model, Path(weights))
+    return model
+
+
+def _resize(model: nn.Module, shapes: Mapping[str, list[int]]) -> None:
+    done: dict[int, torch.Tensor] = {}
+    for name, shape in shapes.items():
+        path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(path)
+        old = module._parameters.get(attribute)
+        old = module._buffers[attribute] if old is None else old
+        if old is None:
+            raise KeyError(name)
+        # tied tensors stay tied: one new tensor for each old one
+        if id(old) not in done:
+            done[id(old)] = like(old, torch.empty(shape, dtype=old.dtype, device=old.device))
+        set_tensor(module, attribute, done[id(old)])
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}; it lies beside the {SPEC}")
+    try:
+        load_model(model, str(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path} does not fit the specification ({reason}); use the pair that was saved"
+        ) from error
