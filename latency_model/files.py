@@ -11,7 +11,7 @@ from typing import Any
 
 from latency_model.errors import InputError
 
-__all__ = ["read_json", "write_atomic", "write_json", "write_text"]
+__all__ = ["read_json", "write_atomic", "write_bytes", "write_json", "write_text"]
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -46,6 +46,15 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+
+    def write(target: Path) -> None:
+        target.write_bytes(data)
+
+    write_atomic(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

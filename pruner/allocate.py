@@ -8,6 +8,7 @@ Solved by HiGHS (Huangfu and Hall 2018) through scipy.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ class _Programme:
             self._row({self.start[group] + i: 1.0 for i in range(len(choice))}, 1.0, 1.0)
         for groups in blocks.values():
             free = [g for g in groups if 0 in self.choices[g]]
-            for left, right in zip(free, free[1:], strict=False):
+            for left, right in itertools.pairwise(free):
                 self._row({self.start[left]: 1.0, self.start[right]: -1.0}, 0.0, 0.0)
         self.linear = [self._linearise(cost) for cost in costs]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latency_model.network import NetworkCost
+from latency_model.network import NetworkCost, Site
 
 if TYPE_CHECKING:
     from latency_model.model import LatencyModel
@@ -39,12 +39,13 @@ class Cost:
     def value(self, counts: Mapping[str, int]) -> float:
         """Return the metric at ``counts``; groups that are not named count in full."""
         full = self.network.counts(counts)
-        total = 0.0
-        for site in self.network.sites:
-            matrix = self.matrices[site.name]
-            into, out = site.inputs.count(full), site.outputs.count(full)
-            total += float(matrix[into] if matrix.ndim == 1 else matrix[into, out])
-        return self.scale * total + self.constant
+        return sum(self.site_value(site, full) for site in self.network.sites) + self.constant
+
+    def site_value(self, site: Site, counts: Mapping[str, int]) -> float:
+        """Return what one site contributes at ``counts``, which name every group; the constant not included."""
+        matrix = self.matrices[site.name]
+        into, out = site.inputs.count(counts), site.outputs.count(counts)
+        return self.scale * float(matrix[into] if matrix.ndim == 1 else matrix[into, out])
 
     @property
     def full(self) -> float:
@@ -66,7 +67,9 @@ def _outer(network: NetworkCost, metric: str) -> Cost:
     matrices = {}
     for site in network.sites:
         shape = site.shape
-        per_pair = (shape.macs if metric == "macs" else shape.weights) / (shape.in_channels * shape.out_channels)
+        per_pair = (shape.macs if metric == "macs" else shape.weights) / (
+            shape.in_channels * shape.out_channels
+        )
         if shape.depthwise:
             matrix = np.arange(shape.in_channels + 1) * (per_pair * shape.out_channels)
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from latency_model.errors import BudgetError, GharialError
 from pruner.allocate import Allocation, allocate
@@ -39,7 +40,8 @@ class Decision:
 def cut(setting: Setting, plan: Plan) -> nn.Module:
     """Return the small network; raises ``GharialError`` when it does not compute what the masked one does."""
     keep = plan.keep(setting.graph)
-    result = check(setting.module, setting.graph, keep, plan.blocks)
+    inputs = torch.randn(2, *setting.input_shape, generator=torch.Generator().manual_seed(plan.seed))
+    result = check(setting.module, setting.graph, keep, plan.blocks, inputs=inputs)
     if not result.ok:
         raise GharialError(
             f"the cut network differs from the masked one by {result.max_relative_error:.2e} relative; nothing was "
@@ -68,9 +70,7 @@ def decide(
     tried: dict[tuple[tuple[str, int], ...], Decision] = {}
     for _ in range(ATTEMPTS):
         try:
-            found = allocate(
-                [(cost, limit / correction)], values, setting.blocks, floors=setting.floors
-            )
+            found = allocate([(cost, limit / correction)], values, setting.blocks, floors=setting.floors)
         except BudgetError:
             if not tried:
                 raise
@@ -103,7 +103,9 @@ def _miss(setting: Setting, decision: Decision) -> float:
 def _notes(setting: Setting, decision: Decision, attempts: int) -> tuple[str, ...]:
     notes = []
     if attempts > 1:
-        notes.append(f"the allocation was repeated with the measured correction: {attempts} networks were timed")
+        notes.append(
+            f"the allocation was repeated with the measured correction: {attempts} networks were timed"
+        )
     if setting.budget.metric == "latency":
         aim = setting.budget.ratio(decision.proof.before.latency_us)
         if abs(decision.proof.ratio / aim - 1) > TOLERANCE:

@@ -55,7 +55,10 @@ class Gates(nn.Module):
         self._index = {name: str(number) for number, name in enumerate(self.groups)}
         start = logit(initial_keep)
         self.logits = nn.ParameterDict(
-            {self._index[name]: nn.Parameter(torch.full((size,), start)) for name, size in self.groups.items()}
+            {
+                self._index[name]: nn.Parameter(torch.full((size,), start))
+                for name, size in self.groups.items()
+            }
         )
         for name, size in self.groups.items():
             self.register_buffer(f"mask{self._index[name]}", torch.ones(size))

@@ -8,21 +8,19 @@ again with the measured correction.
 from __future__ import annotations
 
 import copy
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latency_model.console import progress as progress_display
-from latency_model.errors import InputError
-from latency_model.files import read_json, write_json
 from pruner.data import Splits, load_data
 from pruner.decide import cut, decide
 from pruner.methods import Problem, Values, open_method
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of, measure_pair
 from pruner.report import load_report
+from pruner.rundir import claim, record, recorded
 from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import nn
 
-    from profiler.backends import Backend
     from pruner.report import RunReport
 
 __all__ = ["PruneRequest", "prune"]
@@ -67,7 +64,7 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
     """
     out = Path(out)
     started = time.monotonic()
-    _claim(request, out, restart=restart)
+    claim(asdict(request), out, restart=restart)
     if (out / "report.json").is_file():
         return load_report(out)
     setting = prepare(
@@ -90,44 +87,29 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
         values = _learn(request, setting, splits, out, progress)
         task = progress.add_task("allocating and timing", total=1, note="")
         if (out / "plan.json").is_file():
-            plan, notes = Plan.load(out / "plan.json"), tuple(read_json(out / "run.json").get("notes", ()))
+            plan, notes = Plan.load(out / "plan.json"), tuple(recorded(out).get("notes", ()))
         else:
             decision = decide(setting, values.channels, measure, method=request.method, seed=request.seed)
             plan, notes = decision.plan, decision.notes
-            _record(out, notes=list(notes))
+            record(out, notes=list(notes))
             plan.save(out / "plan.json")
         progress.update(task, completed=1)
         small = cut(setting, plan)
         _recover(request, small, original, splits, out, progress)
         proof = measure(small)
-    seconds = read_json(out / "run.json")["seconds"] + time.monotonic() - started
     return finish(
-        setting, splits, original, small, plan, proof, out, notes=notes, seconds=seconds, command=command, data=request.data
+        setting,
+        splits,
+        original,
+        small,
+        plan,
+        proof,
+        out,
+        notes=notes,
+        seconds=time.monotonic() - started,
+        command=command,
+        data=request.data,
     )
-
-
-def _claim(request: PruneRequest, out: Path, *, restart: bool) -> None:
-    """Take ``out`` for this request, or refuse when it holds another one's work."""
-    record = out / "run.json"
-    wanted = asdict(request)
-    if restart and record.is_file():
-        shutil.rmtree(out)
-    if record.is_file():
-        held = read_json(record)["request"]
-        changed = [f"{k}: {held.get(k)!r} there, {v!r} asked for" for k, v in wanted.items() if held.get(k) != v]
-        if changed:
-            raise InputError(
-                f"{out} holds a run with other settings ({'; '.join(changed)}); choose another --out, or add "
-                "--restart to throw that run away"
-            )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no pruning run; choose another --out")
-    write_json(record, {"request": wanted, "seconds": 0.0})
-
-
-def _record(out: Path, **changes: object) -> None:
-    write_json(out / "run.json", read_json(out / "run.json") | changes)
 
 
 def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, progress: Progress) -> Values:
@@ -151,7 +133,12 @@ def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, p
 
 
 def _recover(
-    request: PruneRequest, small: nn.Module, original: nn.Module, splits: Splits, out: Path, progress: Progress
+    request: PruneRequest,
+    small: nn.Module,
+    original: nn.Module,
+    splits: Splits,
+    out: Path,
+    progress: Progress,
 ) -> None:
     """Re-estimate batch-norm statistics, then fine-tune with the original network as teacher."""
     recalibrate(small, splits.train, batches=20, seed=request.seed)

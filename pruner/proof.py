@@ -36,7 +36,9 @@ def backend_of(environment: Environment) -> Backend:
     from profiler.backends import open_backend
 
     options = dict(environment.options)
-    backend = open_backend(environment.runtime, device=environment.kind, threads=int(options.get("threads", 1)))
+    backend = open_backend(
+        environment.runtime, device=environment.kind, threads=int(options.get("threads", 1))
+    )
     if backend.environment != environment:
         differences = "; ".join(environment.differences(backend.environment))
         raise TableError(
@@ -47,7 +49,13 @@ def backend_of(environment: Environment) -> Backend:
 
 
 def measure_pair(
-    backend: Backend, before: nn.Module, after: nn.Module, input_shape: Sequence[int], *, batch: int, rounds: int
+    backend: Backend,
+    before: nn.Module,
+    after: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    batch: int,
+    rounds: int,
 ) -> Proof:
     """Export both networks to ONNX and time them interleaved, ``rounds`` runs each."""
     from profiler.onnx_export import export_onnx

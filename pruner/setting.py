@@ -73,7 +73,9 @@ def _batch_of(table: LatencyTable, wanted: int | None) -> tuple[int, str]:
         return batches[0], precisions[0]
     if wanted not in batches:
         known = ", ".join(map(str, batches))
-        raise TableError(f"the table has no rows of batch {wanted}, only of {known}; profile with --batch {wanted}")
+        raise TableError(
+            f"the table has no rows of batch {wanted}, only of {known}; profile with --batch {wanted}"
+        )
     return wanted, precisions[0]
 
 
@@ -90,7 +92,9 @@ def prepare(
     torch.manual_seed(seed)
     loaded = load_model(model)
     if loaded.module is None:
-        raise ModelError(f"{model} is an ONNX file: it can be profiled and estimated, but only a torch model is pruned")
+        raise ModelError(
+            f"{model} is an ONNX file: it can be profiled and estimated, but only a torch model is pruned"
+        )
     if weights is not None:
         load_weights(loaded.module, weights)
     module = loaded.module.eval()
@@ -117,7 +121,9 @@ def _check_reachable(setting: Setting) -> None:
         )
 
 
-def kept_channels(setting: Setting, values: Mapping[str, object], counts: Mapping[str, int]) -> dict[str, list[int]]:
+def kept_channels(
+    setting: Setting, values: Mapping[str, object], counts: Mapping[str, int]
+) -> dict[str, list[int]]:
     """Return the most valuable channels of each group, as many as ``counts`` grants, in ascending order."""
     kept = {}
     for name in setting.graph.groups:

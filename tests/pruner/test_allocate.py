@@ -58,7 +58,9 @@ def test_equals_brute_force(sizes, share, seed):
     options = joint_candidates([cost], floors=floors)
     every = [
         dict(zip(network.groups, choice, strict=True))
-        for choice in itertools.product(*([0, *options[g]] if g in inner else options[g] for g in network.groups))
+        for choice in itertools.product(
+            *([0, *options[g]] if g in inner else options[g] for g in network.groups)
+        )
     ]
     legal = [c for c in every if len({c[g] == 0 for g in inner}) == 1 and cost.value(c) <= limit + 1e-9]
     if not legal:
@@ -91,7 +93,9 @@ def test_the_lower_side_of_the_budget_is_used_when_it_can_be():
     cost = macs_cost(network)
     # All value in one channel: without the lower side nothing more would be bought.
     channels = {name: np.eye(16)[0] for name in network.groups}
-    found = allocate([(cost, 0.6 * cost.full)], channels, {}, floors=dict.fromkeys(network.groups, 1), slack=0.1)
+    found = allocate(
+        [(cost, 0.6 * cost.full)], channels, {}, floors=dict.fromkeys(network.groups, 1), slack=0.1
+    )
     assert 0.54 <= found.costs[0] / cost.full <= 0.6
 
 

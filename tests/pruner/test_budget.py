@@ -31,7 +31,18 @@ def test_text_round_trip(metric, value, relative):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "latency", "latency=", "latency=2x", "latency=0x", "speed=0.5x", "params=3ms", "latency=5", "macs=0M"]
+    "text",
+    [
+        "",
+        "latency",
+        "latency=",
+        "latency=2x",
+        "latency=0x",
+        "speed=0.5x",
+        "params=3ms",
+        "latency=5",
+        "macs=0M",
+    ],
 )
 def test_bad_budgets_say_how_to_write_one(text):
     with pytest.raises(BudgetError) as error:

@@ -1,0 +1,139 @@
+"""Commands of the pruner: `gharial prune`, `gharial train`, `gharial demo`, `gharial methods`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latency_model.console import out as console
+from latency_model.console import print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True)
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+
+
+def _command() -> str:
+    """Return the command line as typed, for the report: the program by its name, not its place."""
+    return shlex.join(["gharial", *sys.argv[1:]])
+
+
+@app.command()
+def prune(
+    model: Annotated[
+        str, typer.Argument(help="resnet20, torchvision:resnet50, timm:NAME or package.module:callable.")
+    ],
+    table: Annotated[Path, typer.Option(help="Latency table of this device, from gharial profile.")],
+    budget: Annotated[str, typer.Option(help="latency=0.7x, latency=1.8ms, flops=0.5x, params=400K.")],
+    data: Annotated[str, typer.Option(help="A folder of Parquet files or images, or 'digits'.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, plan, ONNX file and report.")],
+    weights: Annotated[Path | None, typer.Option(help="Trained weights, safetensors.")] = None,
+    method: Annotated[str, typer.Option(help="Pruning method; see gharial methods.")] = "gator",
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of a method that learns.")] = 3,
+    finetune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of recovery after the cut.")] = 3,
+    batch: Annotated[
+        int | None, typer.Option(help="Batch to time with; the table's smallest if not given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch to train with.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate while the method learns.")] = 0.01,
+    finetune_lr: Annotated[float, typer.Option(help="Learning rate of recovery.")] = 0.02,
+    amp: Annotated[bool, typer.Option("--amp", help="Train in bfloat16 autocast.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away the run that --out holds.")] = False,
+    json: _JSON = False,
+) -> None:
+    """Prune a network until its measured latency meets a budget.
+
+    Stopped at any moment, the same command goes on where it was.
+
+    Example: gharial prune resnet20 --weights resnet20.safetensors --data cifar10 --table cpu.parquet
+    --budget latency=0.7x --out pruned
+    """
+    from pruner.pipeline import PruneRequest
+    from pruner.pipeline import prune as run
+    from pruner.report import print_report
+
+    request = PruneRequest(
+        model=model,
+        table=str(table),
+        budget=budget,
+        data=data,
+        method=method,
+        weights=str(weights) if weights else None,
+        epochs=epochs,
+        finetune_epochs=finetune_epochs,
+        batch=batch,
+        batch_size=batch_size,
+        lr=lr,
+        finetune_lr=finetune_lr,
+        amp=amp,
+        seed=seed,
+    )
+    report = run(request, out, command=_command(), restart=restart)
+    if json:
+        print_json(report.to_json())
+    else:
+        print_report(report, console)
+        console.print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    budget: Annotated[str, typer.Option(help="The budget to prune to.")] = "latency=0.6x",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away the demo that --out holds.")] = False,
+    json: _JSON = False,
+) -> None:
+    """Profile, fit, prune and prove on this machine's CPU: needs no GPU and no data set, takes minutes.
+
+    Trains a small residual network on scikit-learn's digits, times its convolutions, prunes it to the
+    budget with Gator, and times the result.
+
+    Example: gharial demo --out demo
+    """
+    from pruner.demo import run_demo
+    from pruner.report import print_report
+
+    report = run_demo(out, budget=budget, seed=seed, restart=restart, command=_command())
+    if json:
+        print_json(report.to_json())
+    else:
+        print_report(report, console)
+        console.print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def methods(json: _JSON = False) -> None:
+    """List the pruning methods.
+
+    Example: gharial methods --json
+    """
+    from rich.table import Table
+
+    from pruner.methods import method_names, open_method
+
+    rows = [
+        {"name": name, "needs_data": method.needs_data, "trains": method.trains, "summary": summary}
+        for name in method_names()
+        for method in (open_method(name),)
+        for summary in ((type(method).__doc__ or "").splitlines()[0],)
+    ]
+    if json:
+        print_json(rows)
+        return
+    shown = Table("method", "needs data", "trains", "what it does")
+    for row in rows:
+        shown.add_row(
+            str(row["name"]),
+            "yes" if row["needs_data"] else "no",
+            "yes" if row["trains"] else "no",
+            str(row["summary"]),
+        )
+    console.print(shown)

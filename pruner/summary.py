@@ -1,0 +1,134 @@
+"""The end of a pruning run: accuracies on the test set, files that outlive us, and the report."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latency_model.files import write_bytes
+from latency_model.grid import ChannelGrid
+from profiler.onnx_export import export_onnx
+from pruner.candidates import efficient_counts
+from pruner.cost import macs_cost
+from pruner.data import Splits
+from pruner.plan import Plan
+from pruner.proof import Proof
+from pruner.rebuild import save_pruned
+from pruner.report import GroupRow, RunReport, SiteRow, Staircase, write_report
+from pruner.setting import Setting
+from pruner.training import evaluate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["finish"]
+
+_PACKAGES = ("gharial", "torch", "onnx", "onnxruntime", "numpy", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a distribution"
+    return found
+
+
+def _staircase(setting: Setting, counts: dict[str, int]) -> Staircase | None:
+    """Return the staircase along the output channels of the dearest convolution that has one."""
+    network = setting.latency.network
+    wide = [site for site in network.sites if site.outputs.terms and not site.shape.depthwise]
+    if not wide:
+        return None
+    site = max(wide, key=lambda s: setting.table[s.shape].latency_us if s.shape in setting.table else 0.0)
+    grid = ChannelGrid.from_table(setting.table, site.shape)
+    line = grid.dense("raw")[site.shape.in_channels]
+    measured = [
+        count
+        for count in range(1, site.shape.out_channels + 1)
+        if site.shape.with_channels(site.shape.in_channels, count) in setting.table
+    ]
+    return Staircase(
+        title=f"{site.name}: {site.shape.text}",
+        axis="output channels",
+        counts=tuple(measured),
+        latency_us=tuple(float(line[count]) for count in measured),
+        chosen=site.outputs.count({**network.groups, **counts}),
+        efficient=efficient_counts(grid.dense("envelope")[site.shape.in_channels]),
+    )
+
+
+def finish(
+    setting: Setting,
+    splits: Splits,
+    original: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    proof: Proof,
+    out: Path,
+    *,
+    notes: tuple[str, ...],
+    seconds: float,
+    command: str,
+    data: str,
+) -> RunReport:
+    """Read the test set, write every file of the run into ``out``, the report last, and return the report."""
+    latency, graph = setting.latency, setting.graph
+    counts = plan.counts(graph)
+    before, after = evaluate(original, splits.test), evaluate(small, splits.test)
+    save_pruned(small, out, original=original, graph=graph, plan=plan)
+    onnx = export_onnx(small, setting.input_shape, batch=setting.batch)
+    write_bytes(out / "pruned.onnx", onnx)
+    macs = macs_cost(latency.network)
+    full = dict(latency.network.groups)
+    sites = []
+    for site in latency.network.sites:
+        small_cost = latency.site_value(site, full | counts)
+        sites.append(SiteRow(site.name, latency.site_value(site, full), small_cost))
+    predicted = latency.value(counts)
+    environment = setting.table.environment
+    report = RunReport(
+        method=plan.method,
+        device=environment.device,
+        runtime=f"{environment.runtime} {environment.runtime_version}",
+        budget=setting.budget.text,
+        latency_before_us=proof.before.latency_us,
+        latency_after_us=proof.after.latency_us,
+        latency_predicted_us=predicted,
+        ratio_measured=proof.ratio,
+        ratio_predicted=predicted / latency.full,
+        accuracy_before=before,
+        accuracy_after=after,
+        params_before=sum(p.numel() for p in original.parameters()),
+        params_after=sum(p.numel() for p in small.parameters()),
+        macs_before=int(macs.full),
+        macs_after=int(macs.value(counts)),
+        seconds=seconds,
+        model=setting.loaded.name,
+        data=data,
+        batch=setting.batch,
+        precision=latency.network.sites[0].shape.precision,
+        seed=plan.seed,
+        environment=environment.to_json(),
+        versions=versions(),
+        command=command,
+        intervals={
+            "latency_before_us": (proof.before.low_us, proof.before.high_us),
+            "latency_after_us": (proof.after.low_us, proof.after.high_us),
+        },
+        groups=tuple(GroupRow(name, group.size, counts[name]) for name, group in graph.groups.items()),
+        blocks_removed=plan.blocks,
+        staircase=_staircase(setting, counts),
+        sites=tuple(sites),
+        budget_target_us=(
+            setting.budget.target(proof.before.latency_us) if setting.budget.metric == "latency" else None
+        ),
+        notes=notes,
+    )
+    write_report(report, out)
+    return report

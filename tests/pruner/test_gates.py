@@ -1,0 +1,149 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pruner.gates import Gates, logit
+from pruner.graph import trace
+from pruner.surgery import remove
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.block1 = Block(8)
+        self.block2 = Block(8)
+        self.fc = nn.Linear(8 * 4, 5)
+
+    def forward(self, x):
+        x = self.block2(self.block1(torch.relu(self.bn1(self.conv1(x)))))
+        return self.fc(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    model = Net()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.3)
+    return model.eval()
+
+
+def test_open_gates_change_nothing(net):
+    gates = Gates(trace(net, torch.zeros(2, 3, 8, 8))).eval()
+    x = torch.randn(4, 3, 8, 8)
+    plain = net(x)
+    gates.attach(net)
+    torch.testing.assert_close(net(x), plain)
+    gates.detach()
+    assert not net._forward_pre_hooks and not net.block1.bn2._forward_hooks
+
+
+def test_masked_gates_equal_the_cut_network(net):
+    graph = trace(net, torch.zeros(2, 3, 8, 8))
+    gates = Gates(graph).eval()
+    inner = graph.blocks[0].groups[0]
+    keep = {name: list(range(group.size)) for name, group in graph.groups.items()}
+    keep["conv1"] = [0, 2, 3, 7]
+    keep[inner] = []
+    other = graph.blocks[1].groups[0]
+    keep[other] = [1, 4, 5]
+    for name, kept in keep.items():
+        gates.mask_of(name).zero_()[kept] = 1
+    x = torch.randn(4, 3, 8, 8)
+    small = remove(net, graph, keep, blocks=[graph.blocks[0].name])
+    gates.attach(net)
+    torch.testing.assert_close(net(x), small(x), rtol=1e-5, atol=1e-5)
+
+
+def test_one_sample_per_group_image_and_step(net):
+    graph = trace(net, torch.zeros(2, 3, 8, 8))
+    gates = Gates(graph, initial_keep=0.5).train()
+    gates.seed(3)
+    gates.attach(net)
+    seen = {}
+    handles = [
+        net.get_submodule(point.module).register_forward_hook(
+            lambda module, args, out, name=point.module: seen.__setitem__(name, args[0])
+        )
+        for point in graph.gates
+        if point.group == "conv1" and point.module != "fc"
+    ]
+    x = torch.randn(64, 3, 8, 8).abs()
+    net(x)
+    first = dict(gates.last)
+    closed = first["conv1"] == 0
+    assert 0.3 < closed.float().mean() < 0.7
+    assert len(seen) == 2
+    for value in seen.values():
+        assert (value[closed] == 0).all()
+    net(x)
+    assert any((gates.last[name] != first[name]).any() for name in first)
+    gates.seed(3)
+    net(x)
+    assert all((gates.last[name] == first[name]).all() for name in first)
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("keep", [0.995, 0.9, 0.5])
+def test_sampling_rate_and_straight_through_gradient(net, keep):
+    """The specification's closed form of the mean slope: 0.01699 at 0.995, 0.1050 at 0.9, 1/6 at 0.5."""
+    gates = Gates(trace(net, torch.zeros(2, 3, 8, 8)), initial_keep=keep).train()
+    gates.seed(0)
+    gates._draw(40_000, torch.device("cpu"))
+    sample = gates.last["conv1"]
+    assert set(sample.detach().unique().tolist()) <= {0.0, 1.0}
+    assert sample.mean().item() == pytest.approx(keep, abs=0.01)
+    sample.mean(0).sum().backward()
+    slope = gates.logit_of("conv1").grad.mean().item()
+    expected = {0.995: 0.01699, 0.9: 0.1050, 0.5: 1 / 6}[keep]
+    assert slope == pytest.approx(expected, rel=0.03)
+
+
+def test_masks_close_for_good_and_respect_the_floor(net):
+    gates = Gates(trace(net, torch.zeros(2, 3, 8, 8)))
+    logits = gates.logit_of("conv1")
+    with torch.no_grad():
+        logits.copy_(torch.tensor([-1.0, 2, -0.1, -3, -2, -4, -5, -6]))
+    gates.update_masks(floors={"conv1": 3})
+    assert gates.mask_of("conv1").tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    with torch.no_grad():
+        logits.fill_(5.0)
+    gates.update_masks()
+    assert gates.mask_of("conv1").sum() == 3
+
+
+def test_masked_channels_get_no_gradient(net):
+    gates = Gates(trace(net, torch.zeros(2, 3, 8, 8)), initial_keep=0.9).train()
+    gates.mask_of("conv1")[2] = 0
+    gates.attach(net)
+    net(torch.randn(8, 3, 8, 8)).square().sum().backward()
+    grad = gates.logit_of("conv1").grad
+    assert grad[2] == 0
+    assert (grad[[0, 1, 3, 4, 5, 6, 7]] != 0).all()
+
+
+def test_logit():
+    assert logit(0.995) == pytest.approx(5.2933, abs=1e-4)
+    assert logit(0.5) == 0
+    assert 1 / (1 + math.exp(-logit(0.2))) == pytest.approx(0.2)
