@@ -33,7 +33,7 @@ def _straight_through(logits: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
     score = logits + noise
     soft = torch.sigmoid(score)
     hard = (score > 0).to(soft.dtype)
-    return (hard + soft - soft.detach()) * mask
+    return (hard + (soft - soft.detach())) * mask
 
 
 class Gates(nn.Module):
