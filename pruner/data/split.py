@@ -1,0 +1,208 @@
+"""Parts of a data set, and the batches that come out of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from latency_model.errors import DataError
+from pruner.data.augment import DRAWS, crop_and_flip
+from pruner.data.seeds import generator
+
+__all__ = ["ImageSource", "MemorySource", "Split", "Splits", "stratified"]
+
+_READ_AHEAD = 3
+
+
+class ImageSource(Protocol):
+    """Labelled images that can be read by number."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether reading takes long enough to be done ahead, in another thread."""
+
+    def read(self, indices: Tensor, draws: Tensor | None) -> Tensor:
+        """Return images as (n, channels, height, width) uint8, augmented by ``draws`` if given."""
+
+    def order(self, indices: Tensor, random: torch.Generator) -> Tensor:
+        """Return ``indices`` in a random order."""
+
+
+@dataclass(frozen=True, eq=False)
+class MemorySource:
+    """Images held as one (n, channels, height, width) uint8 tensor."""
+
+    images: Tensor
+    labels: Tensor
+    flip: bool = True
+    streams: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def read(self, indices: Tensor, draws: Tensor | None) -> Tensor:
+        """Return images as uint8, shifted and mirrored by ``draws`` if given."""
+        images = self.images.index_select(0, indices)
+        return images if draws is None else crop_and_flip(images, draws, flip=self.flip)
+
+    def order(self, indices: Tensor, random: torch.Generator) -> Tensor:
+        """Return ``indices`` in a random order, all orders equally likely."""
+        return indices[torch.randperm(len(indices), generator=random)]
+
+
+class Split:
+    """One part of a data set: train, validation or test.
+
+    The source is opened when the split is first asked for anything, so a test set costs nothing, and is not
+    looked at, until someone evaluates on it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_source: Callable[[], ImageSource],
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        indices: Tensor | None = None,
+    ) -> None:
+        self.name = name
+        self.mean = mean
+        self.std = std
+        self._open = open_source
+        self._indices = indices
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The images; opened on first use."""
+        return self._open()
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """The numbers of this split's images in the source."""
+        return torch.arange(len(self.source.labels)) if self._indices is None else self._indices
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64, in the order of an unshuffled pass."""
+        return self.source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r})"
+
+    def steps(self, batch_size: int, limit: int | None = None) -> int:
+        """Return how many batches ``batches`` yields."""
+        return len(self._bounds(batch_size, limit))
+
+    def _bounds(self, batch_size: int, limit: int | None) -> list[tuple[int, int]]:
+        if batch_size < 1:
+            raise DataError(f"a batch holds at least one image, not {batch_size}")
+        bounds = [(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
+        # Batch norm cannot train on one value per channel, so one left-over image joins the last batch.
+        if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:
+            bounds[-2:] = [(bounds[-2][0], bounds[-1][1])]
+        return bounds if limit is None else bounds[:limit]
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        augment: bool,
+        seed: int,
+        epoch: int,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images, labels): normalised float32 (n, channels, height, width) and int64 (n,).
+
+        Order and augmentation depend on ``seed`` and ``epoch`` alone, not on how far other iterators are or
+        on the global random state. ``limit`` is a number of batches. The last batch may be smaller, or one
+        image larger than ``batch_size``.
+        """
+        bounds = self._bounds(batch_size, limit)
+        order = self.indices
+        if shuffle:
+            order = self.source.order(order, generator("order", seed, epoch))
+        random = generator("augment", seed, epoch)
+        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        scale, shift = 1 / (255 * std), torch.tensor(self.mean).view(1, -1, 1, 1) / std
+
+        def jobs() -> Iterator[tuple[Tensor, Tensor | None]]:
+            for start, stop in bounds:
+                draws = torch.rand(stop - start, DRAWS, generator=random) if augment else None
+                yield order[start:stop], draws
+
+        for indices, images in self._read(jobs()):
+            yield images.to(torch.float32).mul_(scale).sub_(shift), self.source.labels[indices]
+
+    def _read(self, jobs: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor]]:
+        source = self.source
+        if not source.streams:
+            for indices, draws in jobs:
+                yield indices, source.read(indices, draws)
+            return
+        pool = ThreadPoolExecutor(1)
+        ahead: deque[tuple[Tensor, Future[Tensor]]] = deque()
+        try:
+            for indices, draws in jobs:
+                ahead.append((indices, pool.submit(source.read, indices, draws)))
+                if len(ahead) >= _READ_AHEAD:
+                    done, future = ahead.popleft()
+                    yield done, future.result()
+            while ahead:
+                done, future = ahead.popleft()
+                yield done, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set: training, validation (cut out of the training set) and test.
+
+    ``input_shape`` is (channels, height, width); ``mean`` and ``std`` are per channel, of pixels in 0..1.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def stratified(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Split 0..n-1 into (rest, cut): ``fraction`` of each class, at least one image of each if above 0.
+
+    A class with a single image stays in the rest. Both parts are sorted, disjoint and complete.
+    """
+    random = generator("split", seed)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    if fraction > 0:
+        for label in sorted(set(labels.tolist())):
+            members = (labels == label).nonzero()[:, 0]
+            count = min(max(1, round(fraction * len(members))), len(members) - 1)
+            chosen[members[torch.randperm(len(members), generator=random)[:count]]] = True
+    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
