@@ -42,6 +42,7 @@ class Gates(nn.Module):
     In training mode each image of a batch draws its own gates; in evaluation mode a channel is open when
     its mask is 1: deterministic. ``masks`` are permanent: ``update_masks`` closes channels whose logit
     fell below 0 and nothing opens them again. ``last[group]`` holds the latest samples, shape (B, C).
+    Noise comes from torch's global generator.
     """
 
     last: dict[str, Tensor]
@@ -64,11 +65,6 @@ class Gates(nn.Module):
             self.register_buffer(f"mask{self._index[name]}", torch.ones(size))
         self.last = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._generator = torch.Generator()
-
-    def seed(self, value: int) -> None:
-        """Seed the noise: the same seed gives the same samples."""
-        self._generator.manual_seed(value)
 
     def logit_of(self, group: str) -> nn.Parameter:
         """Return the logits of ``group``, shape (C,)."""
@@ -104,7 +100,7 @@ class Gates(nn.Module):
         for name in self.groups:
             logits, mask = self.logit_of(name), self.mask_of(name)
             if self.training:
-                uniform = torch.rand(batch, logits.numel(), generator=self._generator)
+                uniform = torch.rand(batch, logits.numel())
                 noise = torch.logit(uniform, eps=1e-7).to(device)
                 self.last[name] = _straight_through(logits, noise, mask)
             else:

@@ -46,6 +46,7 @@ class Problem:
     state_dir: Path
     batch_size: int = 128
     learning_rate: float = 0.01
+    teacher: nn.Module | None = None
     amp: bool = False
     progress: Progress | None = None
 

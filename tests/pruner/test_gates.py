@@ -78,7 +78,7 @@ def test_masked_gates_equal_the_cut_network(net):
 def test_one_sample_per_group_image_and_step(net):
     graph = trace(net, torch.zeros(2, 3, 8, 8))
     gates = Gates(graph, initial_keep=0.5).train()
-    gates.seed(3)
+    torch.manual_seed(3)
     gates.attach(net)
     seen = {}
     handles = [
@@ -98,7 +98,7 @@ def test_one_sample_per_group_image_and_step(net):
         assert (value[closed] == 0).all()
     net(x)
     assert any((gates.last[name] != first[name]).any() for name in first)
-    gates.seed(3)
+    torch.manual_seed(3)
     net(x)
     assert all((gates.last[name] == first[name]).all() for name in first)
     for handle in handles:
@@ -109,7 +109,7 @@ def test_one_sample_per_group_image_and_step(net):
 def test_sampling_rate_and_straight_through_gradient(net, keep):
     """The specification's closed form of the mean slope: 0.01699 at 0.995, 0.1050 at 0.9, 1/6 at 0.5."""
     gates = Gates(trace(net, torch.zeros(2, 3, 8, 8)), initial_keep=keep).train()
-    gates.seed(0)
+    torch.manual_seed(0)
     gates._draw(40_000, torch.device("cpu"))
     sample = gates.last["conv1"]
     assert set(sample.detach().unique().tolist()) <= {0.0, 1.0}
