@@ -27,7 +27,7 @@ from latency_model.errors import DataError
 from latency_model.expectation import ExpectedLatency
 from latency_model.grid import convex_minorant
 from pruner.cost import Cost
-from pruner.gates import Gates
+from pruner.gates import Gates, logit
 from pruner.methods.base import Problem, Values
 from pruner.training import Callback, Step, fit
 
@@ -45,9 +45,11 @@ class GatorConfig:
     """
 
     initial_keep: float = 0.995
-    gate_rate: float = 1.0
     reach: float = 0.6
-    dual_rate: float = 0.5
+    dual_rate: float = 100.0
+    fall: float = 0.25
+    horizon: float = 0.05
+    smoothing: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     min_price: float = 0.05
@@ -75,6 +77,13 @@ class _Price:
         for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
             prices[name] = torch.zeros_like(leaf) if grad is None else grad
         return float(relative.detach()), {name: float(price.mean()) for name, price in prices.items()}
+
+
+    @torch.no_grad()
+    def value(self, keep: Mapping[str, Tensor]) -> float:
+        """Return the expected relative cost along the minorant."""
+        value = self._hull({name: p.double() for name, p in keep.items()})
+        return float(self._scale * value + self._constant) / self._full
 
 
 class Gator:
@@ -116,7 +125,6 @@ class Gator:
             )
         finally:
             gating.gates.detach()
-        gating.gates.update_masks(floors=gating.floors)
         channels = {}
         for name in gating.gates.groups:
             logits = gating.gates.logit_of(name).detach().double()
@@ -134,8 +142,13 @@ class _Gating(Callback):
         self.gates = Gates(problem.graph, initial_keep=config.initial_keep)
         self.price = _Price(problem.cost)
         self.velocity = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
+        self.drift = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
         self.prices: dict[str, float] = {}
         self.weight, self.ratio = 1.0, 1.0
+        self.start = logit(config.initial_keep)
+        path = torch.linspace(0, self.start, 200, dtype=torch.float64)
+        # The work of the price against a gate on its way from its start to one half.
+        self._fall_work = float(torch.trapezoid(1 / _mean_slope(torch.sigmoid(path)), path))
         self.log: list[tuple[int, float, float, float]] = []
         inside = {group for block in problem.graph.blocks for group in block.groups}
         self.floors = {
@@ -147,60 +160,92 @@ class _Gating(Callback):
         """What makes another run of it: the configuration and the budget."""
         return {"method": "gator", "ratio": self.budget_ratio, **asdict(self.config)}
 
-    def target(self, step: Step) -> float:
+    def target(self, step: float, steps: int) -> float:
         """The cost that the dual ascent aims at: falls geometrically from 1 to the budget."""
-        reached = min(1.0, (step.step + 1) / (self.config.reach * step.steps))
+        reached = min(1.0, (step + 1) / (self.config.reach * steps))
         return self.budget_ratio**reached
 
     def before_step(self, step: Step) -> None:
         """Close channels, read the prices of the present state, and move lambda."""
         self.gates.train()
-        self.gates.update_masks(floors=self.floors)
         self.gates.zero_grad(set_to_none=True)
+        self._close(step)
         late = max(0.0, (step.progress - self.config.reach) / (1 - self.config.reach))
-        self.ratio, self.prices = self.price(self.gates.keep(), 0.5 * late)
-        error = math.log(max(self.ratio, 1e-6) / self.target(step))
-        self.weight = min(1e4, max(1e-3, self.weight * math.exp(self.config.dual_rate * error)))
+        keep = self.gates.keep()
+        self.ratio, self.prices = self.price(keep, 0.5 * late)
+        # Gates need many steps to fall, so lambda answers to where they are heading, not to where they are.
+        ahead = self.config.horizon * step.steps
+        future = {
+            name: torch.sigmoid(self.gates.logit_of(name).detach() + ahead * self.drift[name])
+            * self.gates.mask_of(name)
+            for name in keep
+        }
+        aim = self.target(step.step + ahead, step.steps)
+        error = math.log(max(self.price.value(future), 1e-6) / aim)
+        self.weight = min(1e4, max(1e-4, self.weight * math.exp(self.config.dual_rate / step.steps * error)))
         if step.step % 20 == 0:
-            self.log.append((step.step, self.ratio, self.target(step), self.weight))
+            self.log.append((step.step, self.ratio, self.target(step.step, step.steps), self.weight))
+
+    def _close(self, step: Step) -> None:
+        """Mask gates below one half, the least likely first, but never past the target of this step."""
+        aim = self.target(step.step, step.steps)
+        mask = {name: self.gates.mask_of(name) for name in self.gates.groups}
+        low = sorted(
+            (low_logit, name, channel)
+            for name in mask
+            for channel, low_logit in enumerate(self.gates.logit_of(name).tolist())
+            if low_logit < 0 and mask[name][channel] > 0
+        )
+        spare = self.price.value(mask) - aim if low else 0.0
+        for _, name, channel in low:
+            price = self.prices.get(name, 0.0)
+            if mask[name].sum() <= self.floors[name] or spare < price:
+                continue
+            mask[name][channel] = 0
+            spare -= price
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         """Move logits by importance per unit of cost against lambda, with momentum.
 
-        Written out because its learning rate, ``rate / w_e``, is part of the method. A closed form replaces
+        Written out because its learning rate, ``rate / w_e``, is part of the method. Divided by lambda, so
+        that a channel without importance falls at the same speed whatever lambda is. A closed form replaces
         the sample mean in the gradient of the auxiliary loss: the same force with less noise.
         """
-        # Under the price alone a logit falls from its start to 0 in about a third of the steps.
-        rate = self.config.gate_rate * 250.0 * (1 - self.config.momentum) / step.steps
+        # A channel without importance falls from its start to 0 in ``fall`` of the steps.
+        rate = self._fall_work / (self.config.fall * step.steps) * (1 - self.config.momentum)
         mean = sum(self.prices.values()) / len(self.prices)
         for name in self.gates.groups:
             logits, mask = self.gates.logit_of(name), self.gates.mask_of(name)
             price = max(self.prices[name], self.config.min_price * mean, 1e-9)
             share = max(0.0, self.prices[name]) / price
-            gradient = self.weight * share * _mean_slope(torch.sigmoid(logits))
+            gradient = share * _mean_slope(torch.sigmoid(logits))
             if logits.grad is not None:
-                gradient = gradient + logits.grad / price
+                gradient = gradient + logits.grad / (price * self.weight)
             velocity = self.velocity[name]
             velocity.mul_(self.config.momentum).add_(gradient * mask)
-            logits.sub_((rate * velocity * mask).clamp(-0.5, 0.5)).clamp_(-8.0, 8.0)
+            move = (-rate * velocity * mask).clamp(-0.5, 0.5)
+            logits.add_(move).clamp_(-8.0, self.start)
+            self.drift[name].lerp_(move, self.config.smoothing)
 
     def state(self) -> Mapping[str, Tensor]:
         """Gates, their velocities and lambda."""
         tensors = {f"gates.{name}": tensor for name, tensor in self.gates.state_dict().items()}
         tensors |= {f"velocity.{name}": tensor for name, tensor in self.velocity.items()}
+        tensors |= {f"drift.{name}": tensor for name, tensor in self.drift.items()}
         return {**tensors, "weight": torch.tensor(self.weight, dtype=torch.float64)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what ``state`` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"gates": {}, "velocity": {}}
+        parts: dict[str, dict[str, Tensor]] = {"gates": {}, "velocity": {}, "drift": {}}
         for key, tensor in tensors.items():
             kind, _, name = key.partition(".")
             if kind in parts:
                 parts[kind][name] = tensor
         self.gates.load_state_dict(parts["gates"])
-        for name, tensor in parts["velocity"].items():
-            self.velocity[name].copy_(tensor)
+        for name in self.velocity:
+            self.velocity[name].copy_(parts["velocity"][name])
+            self.drift[name].copy_(parts["drift"][name])
         self.weight = float(tensors["weight"])
 
 

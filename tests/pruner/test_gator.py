@@ -1,0 +1,164 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from latency_model import ConvShape, NetworkCost, Site
+from latency_model.errors import DataError
+from pruner.budget import Budget
+from pruner.cost import Cost, macs_cost
+from pruner.data import load_data
+from pruner.graph import trace
+from pruner.methods import method_names, open_method
+from pruner.methods.base import Problem
+from pruner.methods.gator import Gator, GatorConfig, _mean_slope, _Price
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, 2, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def network(graph):
+    axes = graph.axes()
+    shapes = {"conv1": ConvShape(1, 1, 16, 16, 16), "conv2": ConvShape(1, 16, 8, 8, 16)}
+    sites = tuple(Site(name, shape, *axes[name]) for name, shape in shapes.items())
+    return NetworkCost("net", sites, graph.sizes())
+
+
+def stairs(graph, step=8):
+    parts = network(graph)
+    matrices = {}
+    for site in parts.sites:
+        a = np.arange(site.shape.in_channels + 1)[:, None]
+        b = np.arange(site.shape.out_channels + 1)[None, :]
+        matrices[site.name] = np.ceil(a / step) * np.ceil(b / step) * 10.0
+    return Cost("latency", parts, matrices, constant=2.0)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_data("digits", quiet=True)
+
+
+def problem(splits, directory, *, epochs=2, seed=0):
+    torch.manual_seed(0)
+    model = Net().eval()
+    graph = trace(model, torch.zeros(2, 1, 16, 16))
+    return Problem(
+        model=model,
+        graph=graph,
+        cost=macs_cost(network(graph)),
+        budget=Budget.parse("macs=0.5x"),
+        ratio=0.5,
+        splits=splits,
+        epochs=epochs,
+        seed=seed,
+        state_dir=directory,
+        batch_size=64,
+        learning_rate=0.05,
+    )
+
+
+@pytest.mark.parametrize(("keep", "slope"), [(0.995, 0.01699), (0.99, 0.02772), (0.8, 0.1380), (0.5, 1 / 6)])
+def test_mean_slope_is_the_closed_form(keep, slope):
+    assert _mean_slope(torch.tensor([keep])).item() == pytest.approx(slope, rel=1e-3)
+
+
+def test_price_looks_across_a_plateau(splits, tmp_path):
+    """Where the exact expectation of a staircase is flat, the minorant still charges for a channel."""
+    graph = problem(splits, tmp_path).graph
+    price = _Price(stairs(graph))
+    keep = {name: torch.full((size,), 0.999999) for name, size in graph.sizes().items()}
+    ratio, far = price(keep, 0.0)
+    assert ratio == pytest.approx(1.0, abs=1e-4)
+    assert all(value > 0.01 for value in far.values())
+    flat = {name: p.clone() for name, p in keep.items()}
+    for p in flat.values():
+        p[:4] = 0.0
+    _, near = price(flat, 1.0)
+    assert all(abs(value) < 1e-4 for value in near.values())
+
+
+def test_price_is_the_marginal_cost(splits, tmp_path):
+    graph = problem(splits, tmp_path).graph
+    cost = macs_cost(network(graph))
+    keep = {name: torch.ones(size) for name, size in graph.sizes().items()}
+    ratio, prices = _Price(cost)(keep, 1.0)
+    assert ratio == pytest.approx(1.0)
+    for name, size in graph.sizes().items():
+        step = (cost.full - cost.value({name: size - 1})) / cost.full
+        assert prices[name] == pytest.approx(step, rel=1e-6)
+
+
+def test_reaches_the_budget_and_keeps_what_matters(splits, tmp_path):
+    values = Gator().values(problem(splits, tmp_path, epochs=8))
+    assert values.notes["expected_ratio"] == pytest.approx(0.5, abs=0.12)
+    for worth in values.channels.values():
+        assert (worth >= 0).all()
+        assert worth.max() > 2 * worth.min()
+
+
+def test_same_seed_same_values_and_resume_is_exact(splits, tmp_path):
+    whole = Gator().values(problem(splits, tmp_path / "a", epochs=3)).channels
+    again = Gator().values(problem(splits, tmp_path / "b", epochs=3)).channels
+    other = Gator().values(problem(splits, tmp_path / "c", epochs=3, seed=1)).channels
+    assert all((whole[name] == again[name]).all() for name in whole)
+    assert any((whole[name] != other[name]).any() for name in whole)
+
+    class Stop(Exception):
+        pass
+
+    stopped = problem(splits, tmp_path / "d", epochs=3)
+    real = stopped.splits.train.batches
+
+    def batches(*args, epoch, **options):
+        if epoch == 2:
+            raise Stop
+        return real(*args, epoch=epoch, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(stopped.splits.train, "batches", batches)
+        Gator().values(stopped)
+    resumed = Gator().values(problem(splits, tmp_path / "d", epochs=3)).channels
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_leaves_no_hooks(splits, tmp_path):
+    task = problem(splits, tmp_path, epochs=1)
+    Gator().values(task)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in task.model.modules())
+
+
+def test_needs_data(splits, tmp_path):
+    with pytest.raises(DataError, match="--data"):
+        Gator().values(dataclasses.replace(problem(splits, tmp_path), splits=None))
+
+
+def test_l1_values_are_norms(splits, tmp_path):
+    task = problem(splits, tmp_path)
+    with torch.no_grad():
+        task.model.conv1.weight[3] = 0
+        task.model.conv1.weight[5] *= 10
+    values = open_method("l1").values(task).channels["conv1"]
+    assert values.argmin() == 3 and values.argmax() == 5 and values[3] == 0
+
+
+def test_every_method_opens():
+    for name in method_names():
+        method = open_method(name)
+        assert method.name == name
+        assert isinstance(method.needs_data, bool) and isinstance(method.trains, bool)
+    assert GatorConfig().initial_keep == 0.995
