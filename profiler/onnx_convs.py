@@ -31,7 +31,12 @@ def read_convs(model: bytes) -> tuple[tuple[ConvShape, ...], Mapping[str, int]]:
     Batch norms and constant additions become ``bias``; an addition and an activation that alone read the
     convolution's result become part of its pattern. Raises ``ModelError`` without fixed sizes.
     """
-    graph = shape_inference.infer_shapes(onnx.load_model_from_string(model), data_prop=True).graph
+    try:
+        graph = shape_inference.infer_shapes(onnx.load_model_from_string(model), data_prop=True).graph
+    except Exception as error:  # protobuf and onnx raise types of their own
+        raise ModelError(
+            f"not an ONNX model: {(str(error).splitlines() or ['no reason given'])[0]}"
+        ) from error
     sizes, types = {}, {}
     for info in (*graph.input, *graph.value_info, *graph.output):
         tensor = info.type.tensor_type
