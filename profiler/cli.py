@@ -46,11 +46,6 @@ class _SeveralBatches(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
-@app.callback()
-def _profiler() -> None:
-    """Measure latency tables."""
-
-
 @app.command(
     cls=_SeveralBatches,
     epilog="Example: gharial profile resnet20 --batch 1 8 --step 8 --out tables/my_cpu.parquet",
