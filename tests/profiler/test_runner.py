@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -251,3 +252,21 @@ def test_the_sentinel_that_fails_is_said(out):
     table = profile(Once(), SHAPES, out=out, note=notes.append)
     assert len(table) == len(SHAPES)
     assert any("sentinel" in sentence for sentence in notes)
+
+
+def test_a_moment_of_disturbance_is_not_drift(out):
+    class Blip(FakeDevice):
+        """The third time that the sentinel is looked at, something else runs."""
+
+        def __init__(self):
+            super().__init__()
+            self.looks = Counter()
+
+        def measure(self, shape, *, run_id):
+            self.looks[shape] += 1
+            row = super().measure(shape, run_id=run_id)
+            slower = 3.0 if self.looks[shape] == 4 else 1.0
+            return replace(row, latency_us=slower * row.latency_us, high_us=slower * row.high_us)
+
+    table = profile(Blip(), SHAPES, out=out, sentinel_seconds=0.0)
+    assert not any(row.flags for row in table.values())

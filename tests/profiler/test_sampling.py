@@ -45,7 +45,7 @@ def test_sampling_stops_at_its_caps_and_says_so():
     assert (len(sampled.values_us), sampled.stable) == (50, False)
     assert "unstable" in measurement(sampled, method="host", run_id="r").flags
     timed = collect(wild, policy=Policy(max_seconds=0.0))
-    assert len(timed.values_us) == Policy().min_samples
+    assert len(timed.values_us) == Policy().least_samples
 
 
 def test_no_sample_is_dropped():
