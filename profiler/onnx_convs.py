@@ -31,7 +31,11 @@ def read_convs(model: bytes) -> tuple[tuple[ConvShape, ...], Mapping[str, int]]:
     Batch norms and constant additions become ``bias``; an addition and an activation that alone read the
     convolution's result become part of its pattern. Raises ``ModelError`` without fixed sizes.
     """
-    graph = shape_inference.infer_shapes(onnx.load_model_from_string(model), data_prop=True).graph
+    try:
+        graph = shape_inference.infer_shapes(onnx.load_model_from_string(model), data_prop=True).graph
+    except Exception as error:  # protobuf and onnx raise types of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"not an ONNX model: {reason}") from error
     sizes, types = {}, {}
     for info in (*graph.input, *graph.value_info, *graph.output):
         tensor = info.type.tensor_type
@@ -47,13 +51,18 @@ def read_convs(model: bytes) -> tuple[tuple[ConvShape, ...], Mapping[str, int]]:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    free = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type in ("Conv", "BatchNormalization") and len(readers.get(node.output[0], ())) == 1
+    }
     used: set[int] = set()
     shapes = []
     for node in graph.node:
         if node.op_type != "Conv":
             continue
         used.add(id(node))
-        pattern = _epilogue(node, readers, constants, used)
+        pattern = _epilogue(node, readers, constants, free, used)
         data, weight = sizes.get(node.input[0], ()), constants.get(node.input[1], ())
         if len(data) != 4 or min(data, default=0) < 1 or len(weight) != 4:
             raise ModelError(
@@ -90,9 +99,14 @@ def _epilogue(
     node: onnx.NodeProto,
     readers: Mapping[str, list[onnx.NodeProto]],
     constants: Mapping[str, tuple[int, ...]],
+    free: set[str],
     used: set[int],
 ) -> str:
-    """Return the pattern that begins at a convolution, and mark the nodes that it takes up as used."""
+    """Return the pattern that begins at a convolution, and mark the nodes that it takes up as used.
+
+    Of two convolutions that an addition joins (``free`` holds results that could), the one on its first input
+    takes it: so does ONNX Runtime 1.32.
+    """
     bias, add, activation = len(node.input) > 2 and bool(node.input[2]), False, ""
     while not activation:
         following = readers.get(node.output[0], [])
@@ -102,10 +116,12 @@ def _epilogue(
             break
         if len(following) != 1 or id(following[0]) in used:
             break
-        (node,) = following
+        tensor, node = node.output[0], following[0]
         if node.op_type == "BatchNormalization" and not add:
             bias = True
         elif node.op_type == "Add" and not add:
+            if node.input[0] != tensor and node.input[0] in free:
+                break
             constant = any(name in constants for name in node.input)
             bias, add = bias or constant, not constant
         elif node.op_type in _ACTIVATIONS:

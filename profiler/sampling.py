@@ -28,15 +28,16 @@ CONFIDENCE = 0.95
 class Policy:
     """How long to sample: to a relative or absolute width of the interval, or to a cap.
 
-    Both widths are of the whole 95 % interval of the median. At least ``min_samples`` are taken whatever they
-    cost; the caps ``max_samples`` and ``max_seconds`` hold beyond that.
+    Both widths are of the whole 95 % interval of the median, which is looked at from ``min_samples`` on. The
+    caps are ``max_samples`` and ``max_seconds``, but ``least_samples`` are taken whatever they cost.
     """
 
     relative: float = 0.005
     absolute_us: float = 0.1
     min_samples: int = 21
+    least_samples: int = 7
     max_samples: int = 4000
-    max_seconds: float = 0.12
+    max_seconds: float = 0.15
     warm_up_seconds: float = 0.5
 
 
@@ -109,10 +110,10 @@ def collect(draw: Callable[[], float], *, policy: Policy) -> Sampled:
     start, values, look = time.perf_counter(), [], policy.min_samples
     while True:
         values.append(draw())
-        if len(values) < look:
+        late = time.perf_counter() - start >= policy.max_seconds and len(values) >= policy.least_samples
+        if len(values) < look and not late:
             continue
         sampled = summarise(values, policy=policy)
-        late = time.perf_counter() - start >= policy.max_seconds
         if sampled.stable or late or len(values) >= policy.max_samples:
             return sampled
         # Look rarely: sorting at every sample would cost more than drawing it.

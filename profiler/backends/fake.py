@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from latency_model.environment import Environment
-from latency_model.errors import MeasurementError
+from latency_model.errors import MeasurementError, ModelError
 from latency_model.measurement import Measurement
 from latency_model.shapes import ConvShape
 from profiler.backends.base import Closing
@@ -137,7 +137,10 @@ class FakeDevice(Closing):
         """Return the exact latency of a network: its convolutions and a constant for every other operator."""
         from profiler.onnx_convs import read_convs
 
-        shapes, others = read_convs(model)
+        try:
+            shapes, others = read_convs(model)
+        except ModelError as error:
+            raise MeasurementError(f"the fake device cannot run this network: {error}") from error
         return sum(map(self.true_us, shapes)) + self._other_us * sum(others.values())
 
     def time_networks(

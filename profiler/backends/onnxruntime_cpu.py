@@ -57,10 +57,14 @@ def _timer(run: Callable[[], object]) -> Callable[[], float]:
 
 
 def _copies(shape: ConvShape) -> int:
-    """Return how many copies to time against one: many of a small shape, whose time is near the overhead."""
-    # 30 multiply-accumulates a nanosecond is what one core of a present server CPU does; only a size matters.
-    estimate_us = shape.macs / 30e3 + 2.0
-    return 1 + int(np.clip(round(200.0 / estimate_us), 1, 8))
+    """Return how many copies to time against one: 9 of a small shape, 3 of a large one.
+
+    With noise that is independent between copies, sampling to a given width costs (R + 1)^2 / (R - 1)^2: nine
+    times the ideal at R = 2, 1.6 times at R = 9. Large shapes get fewer for the sake of their first samples.
+    """
+    # 60 multiply-accumulates a nanosecond is about one core of a present server CPU; only a size matters.
+    estimate_us = shape.macs / 60e3 + 2.0
+    return 1 + int(np.clip(round(1500.0 / estimate_us), 2, 8))
 
 
 class OnnxRuntimeCpu(Closing):

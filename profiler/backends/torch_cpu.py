@@ -100,7 +100,7 @@ class TorchCpu(Closing):
             raise MeasurementError(
                 f"PyTorch on the CPU times {', '.join(_DTYPES)}, not {shape.precision}: {shape}"
             )
-        copies = 1 + int(np.clip(round(200.0 / (shape.macs / 30e3 + 5.0)), 1, 8))
+        copies = 1 + int(np.clip(round(1500.0 / (shape.macs / 60e3 + 5.0)), 2, 8))
         try:
             with torch.inference_mode(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)

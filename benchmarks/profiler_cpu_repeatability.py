@@ -1,0 +1,104 @@
+"""Do two fresh processes measure the same latency? Measures 40 configurations twice on this CPU.
+
+    python benchmarks/profiler_cpu_repeatability.py
+
+Each process measures all configurations in an order of its own. Prints the share of rows whose two medians
+are within 5 % of each other, and writes profiler_cpu_repeatability.csv beside this file. Keep the machine
+idle meanwhile; the load average is part of the output.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from latency_model import ConvShape
+from profiler import open_backend
+
+SITES = (
+    # in, out, size, kernel, stride, pattern: the residual networks for CIFAR, and larger ones
+    (16, 16, 32, 3, 1, "conv+bias+relu"),
+    (16, 16, 32, 3, 1, "conv+bias+add+relu"),
+    (16, 32, 32, 3, 2, "conv+bias+relu"),
+    (16, 32, 32, 1, 2, "conv+bias"),
+    (32, 32, 16, 3, 1, "conv+bias+relu"),
+    (32, 64, 16, 3, 2, "conv+bias+relu"),
+    (64, 64, 8, 3, 1, "conv+bias+add+relu"),
+    (64, 64, 56, 3, 1, "conv+bias+relu"),
+    (64, 256, 56, 1, 1, "conv+bias+add+relu"),
+    (256, 256, 14, 3, 1, "conv+bias+relu"),
+)
+SHARES = (1.0, 0.75, 0.5, 0.25)
+
+
+def configurations() -> list[ConvShape]:
+    """Each site at four widths."""
+    return [
+        ConvShape(
+            1, int(i * share), size, size, int(o * share), (k, k), (s, s), (k // 2,) * 4, pattern=pattern
+        )
+        for i, o, size, k, s, pattern in SITES
+        for share in SHARES
+    ]
+
+
+def measure(seed: int) -> None:
+    shapes, rows = configurations(), []
+    random.Random(seed).shuffle(shapes)
+    start = time.perf_counter()
+    with open_backend("onnxruntime") as backend:
+        for shape in shapes:
+            row = backend.measure(shape, run_id=str(seed))
+            rows.append(
+                (shape.text, row.latency_us, row.low_us, row.high_us, row.samples, " ".join(row.flags))
+            )
+        environment = backend.environment.text
+    seconds = time.perf_counter() - start
+    print(json.dumps({"rows": rows, "seconds": seconds, "environment": environment}))
+
+
+def child(seed: int) -> dict[str, object]:
+    command = [sys.executable, __file__, str(seed)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
+def main() -> None:
+    load = os.getloadavg()[0]
+    first, second = child(1), child(2)
+    ours = {row[0]: row[1:] for row in first["rows"]}
+    theirs = {row[0]: row[1:] for row in second["rows"]}
+    off, table = [], []
+    for shape in sorted(ours):
+        a, b = ours[shape], theirs[shape]
+        off.append(abs(a[0] - b[0]) / ((a[0] + b[0]) / 2))
+        table.append((shape, *a, *b, f"{off[-1]:.5f}"))
+    columns = ("us", "low_us", "high_us", "samples", "flags")
+    names = [f"{column}_{run}" for run in (1, 2) for column in columns]
+    with Path(__file__).with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("config", *names, "relative_difference"))
+        writer.writerows(table)
+    steady = [float(row[-1]) for row in table if not row[5] and not row[10]]
+    off.sort()
+    print(first["environment"])
+    print(f"load average before: {load:.2f}; {first['seconds']:.1f} s and {second['seconds']:.1f} s")
+    share = sum(x <= 0.05 for x in off) / len(off)
+    print(
+        f"{len(off)} configurations in two fresh processes: {share:.1%} within 5 %, "
+        f"median difference {off[len(off) // 2]:.2%}, 95th percentile {off[int(len(off) * 0.95)]:.2%}, "
+        f"largest {off[-1]:.2%}"
+    )
+    print(
+        f"{len(steady)} of them without a flag in either process: "
+        f"{sum(x <= 0.05 for x in steady) / max(len(steady), 1):.1%} within 5 %"
+    )
+
+
+if __name__ == "__main__":
+    measure(int(sys.argv[1])) if len(sys.argv) > 1 else main()

@@ -1,0 +1,246 @@
+"""The command `gharial profile`: time every convolution configuration of some networks into a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from latency_model import console
+from latency_model.errors import InputError
+from latency_model.shapes import PRECISIONS, ConvShape
+
+if TYPE_CHECKING:
+    from latency_model.network import NetworkCost
+    from latency_model.table import LatencyTable
+    from profiler.backends.base import Backend
+    from profiler.runner import Network
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+_BATCH = ("--batch", "-b")
+# For the estimate of a dry run only: building and warming up a configuration, runs of it, and their speed.
+_SECONDS_EACH, _RUNS_EACH, _MACS_PER_SECOND = 0.03, 30, 30e9
+
+
+class _SeveralBatches(TyperCommand):
+    """Lets `--batch 1 8` stand for `--batch 1 --batch 8`: no model's name is a number."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, spread, in_batch = list(args), [], False
+        for position, word in enumerate(given):
+            if word == "--":
+                spread += given[position:]
+                break
+            if in_batch and word.isdecimal() and spread[-1] not in _BATCH:
+                spread.append(_BATCH[0])
+            elif word.startswith("-") or not word.isdecimal():
+                in_batch = word in _BATCH
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+@app.command(
+    cls=_SeveralBatches,
+    epilog="Example: gharial profile resnet20 --batch 1 8 --step 8 --out tables/my_cpu.parquet",
+)
+def profile(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Networks: a name of ours, torchvision:NAME, timm:NAME, module:callable, or a file.onnx.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The table; rows that it has are not measured again.")],
+    device: Annotated[str, typer.Option(help="cpu")] = "cpu",
+    runtime: Annotated[str, typer.Option(help="onnxruntime, torch, or fake (for tests).")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = "fp32",
+    batch: Annotated[
+        list[int] | None, typer.Option(*_BATCH, min=1, help="One or several, as --batch 1 8. [default: 1]")
+    ] = None,
+    step: Annotated[int, typer.Option(min=1, help="Distance of the channel counts of the grids.")] = 8,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime within an operator.")] = 1,
+    networks: Annotated[bool, typer.Option(help="Time the whole networks too.")] = True,
+    retry_failed: Annotated[bool, typer.Option(help="Try again what the table records as failed.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say how many configurations and how long.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Time every convolution of MODEL..., at every channel count of a grid, on a device.
+
+    Stopped at any moment, the same command goes on where it was: every finished row is on the disk.
+    """
+    from profiler.backends import open_backend
+
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
+    start = time.perf_counter()
+    with open_backend(runtime, device=device, precision=precision, threads=threads) as backend:
+        loaded = _load(models, batches=sorted(set(batch or [1])), precision=precision)
+        shapes = _plan([cost for _, _, cost in loaded], step=step)
+        if dry_run:
+            _dry_run(backend, shapes, out, json=json)
+            return
+        notes: list[str] = []
+        whole = _networks(loaded, notes) if networks else []
+        table = _measure(backend, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
+    _summary(table, shapes, out, notes, seconds=time.perf_counter() - start, json=json)
+
+
+def _load(
+    models: Sequence[str], *, batches: Sequence[int], precision: str
+) -> list[tuple[Any, int, NetworkCost]]:
+    """Return (loaded model, batch, its cost) for each model and batch."""
+    from latency_model.harvest import harvest  # type: ignore[import-not-found, unused-ignore]
+    from latency_model.zoo import load_model  # type: ignore[import-not-found, unused-ignore]
+
+    loaded = [load_model(name) for name in models]
+    return [
+        (model, batch, harvest(model, batch=batch, precision=precision))
+        for model in loaded
+        for batch in batches
+    ]
+
+
+def _plan(costs: Sequence[NetworkCost], *, step: int) -> tuple[ConvShape, ...]:
+    from profiler.plan import plan
+
+    return plan(costs, step=step)
+
+
+def _networks(loaded: Sequence[tuple[Any, int, NetworkCost]], notes: list[str]) -> list[Network]:
+    """Return each network as ONNX; one whose file has another batch is left out with a note."""
+    whole: list[Network] = []
+    for model, batch, cost in loaded:
+        shapes = tuple(shape for _, shape in cost.shapes())
+        if model.module is not None:
+            from profiler.onnx_export import export_onnx
+
+            data = export_onnx(model.module, model.input_shape, batch=batch)
+        else:
+            data = Path(model.onnx_path).read_bytes()
+            if (stored := _onnx_batch(data)) != batch:
+                notes.append(
+                    f"{model.onnx_path} was exported with batch {stored or 'free'}, so the whole network was "
+                    f"not timed at batch {batch}"
+                )
+                continue
+        whole.append((model.name, data, shapes))
+    return whole
+
+
+def _onnx_batch(data: bytes) -> int:
+    """Return the batch that an ONNX model was exported with; 0 when it is free."""
+    import onnx
+
+    graph = onnx.load_model_from_string(data).graph
+    weights = {constant.name for constant in graph.initializer}
+    image = next((entry for entry in graph.input if entry.name not in weights), None)
+    sizes = image.type.tensor_type.shape.dim if image is not None else ()
+    return int(sizes[0].dim_value) if sizes else 0
+
+
+def _dry_run(backend: Backend, shapes: Sequence[ConvShape], out: Path, *, json: bool) -> None:
+    from profiler.runner import missing
+
+    todo = missing(shapes, out=out, environment=backend.environment)
+    seconds = sum(_SECONDS_EACH + _RUNS_EACH * shape.macs / _MACS_PER_SECOND for shape in todo)
+    if json:
+        console.print_json(
+            {"configurations": len(shapes), "missing": len(todo), "estimated_seconds": round(seconds, 1)}
+        )
+        return
+    console.out.print(
+        f"{len(shapes)} configurations, {len(todo)} of them not in {out}: about {seconds:.0f} s on one core",
+        highlight=False,
+    )
+
+
+def _measure(
+    backend: Backend,
+    shapes: Sequence[ConvShape],
+    whole: Sequence[Network],
+    out: Path,
+    notes: list[str],
+    *,
+    quiet: bool,
+    retry_failed: bool,
+) -> LatencyTable:
+    from profiler.runner import profile as run
+
+    start = time.perf_counter()
+    with console.progress(quiet=quiet) as bar:
+        task = bar.add_task("measuring", total=len(shapes), note="")
+        first: list[int] = []
+
+        def progress(done: int, total: int, what: str) -> None:
+            first.append(done) if not first else None
+            rate = (done - first[0]) / max(time.perf_counter() - start, 1e-9)
+            bar.update(task, completed=done, total=total, note=f"{rate:.0f}/s {what}" if what else "")
+
+        return run(
+            backend,
+            shapes,
+            out=out,
+            networks=whole,
+            progress=progress,
+            note=notes.append,
+            retry_failed=retry_failed,
+        )
+
+
+def _summary(
+    table: LatencyTable,
+    shapes: Sequence[ConvShape],
+    out: Path,
+    notes: Sequence[str],
+    *,
+    seconds: float,
+    json: bool,
+) -> None:
+    failed = {shape.text: table.failures[shape] for shape in shapes if shape in table.failures}
+    flags: dict[str, int] = {}
+    for shape in shapes:
+        for flag in table[shape].flags if shape in table else ():
+            flags[flag] = flags.get(flag, 0) + 1
+    data = {
+        "table": str(out),
+        "rows": len(table),
+        "configurations": len(shapes),
+        "failed": failed,
+        "flags": flags,
+        "networks": [
+            {"name": n.name, "batch": n.shapes[0].batch if n.shapes else None, "us": n.measurement.latency_us}
+            for n in table.networks
+        ],
+        "notes": list(notes),
+        "seconds": round(seconds, 2),
+        "environment": table.environment.to_json(),
+    }
+    if json:
+        console.print_json(data)
+        return
+    from rich.table import Table
+
+    view = Table(title=f"Latency table {out}", show_header=False)
+    view.add_row("configurations asked for", str(len(shapes)))
+    view.add_row("rows in the table", str(len(table)))
+    view.add_row("failed", str(len(failed)))
+    for flag, count in sorted(flags.items()):
+        view.add_row(f"flagged {flag}", str(count))
+    for network in table.networks:
+        batch = f" batch {network.shapes[0].batch}" if network.shapes else ""
+        view.add_row(f"{network.name}{batch}, measured", f"{network.measurement.latency_us:.1f} us")
+    view.add_row("seconds", f"{seconds:.1f}")
+    view.add_row("environment", table.environment.text)
+    console.out.print(view)
+    for text, reason in failed.items():
+        console.err.print(f"failed: {text}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    for sentence in notes:
+        console.err.print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
