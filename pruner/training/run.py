@@ -1,0 +1,299 @@
+"""The working parts of one training run: optimizer, average, one step, one epoch, save and resume."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latency_model.errors import GharialError, InputError
+from pruner.data.seeds import mix_seed
+from pruner.data.split import Splits
+from pruner.training.callback import Callback, Step
+from pruner.training.distill import distillation_loss
+from pruner.training.ema import Ema
+from pruner.training.evaluate import device_of, evaluate, place
+from pruner.training.history import EpochRecord, History
+from pruner.training.schedule import SCHEDULES, lr_factor
+from pruner.training.state import flatten_optimizer, load_state, save_state, unflatten_optimizer
+
+__all__ = ["Run", "Settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of ``fit`` that make a run another run; see there for what they mean."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    schedule: str
+    warmup_steps: int | None
+    seed: int
+    distill_weight: float
+    temperature: float
+    label_smoothing: float
+    ema: float | None
+    amp: bool
+    augment: bool
+    limit_batches: int | None
+    validate: bool
+
+    def __post_init__(self) -> None:
+        rules = (
+            (self.epochs >= 0, "epochs", "at least 0"),
+            (0 < self.lr < math.inf, "lr", "above 0"),
+            (self.batch_size >= 1, "batch_size", "at least 1"),
+            (0 <= self.weight_decay < math.inf, "weight_decay", "at least 0"),
+            (0 <= self.momentum < 1, "momentum", "at least 0 and below 1"),
+            (self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}"),
+            (self.warmup_steps is None or self.warmup_steps >= 0, "warmup_steps", "at least 0"),
+            (0 <= self.distill_weight <= 1, "distill_weight", "between 0 and 1"),
+            (0 < self.temperature < math.inf, "temperature", "above 0"),
+            (0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1"),
+            (self.ema is None or 0 < self.ema < 1, "ema", "above 0 and below 1"),
+            (self.limit_batches is None or self.limit_batches >= 1, "limit_batches", "at least 1"),
+        )
+        for good, name, what in rules:
+            if not good:
+                raise InputError(f"{name} must be {what}, not {getattr(self, name)!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(eq=False)
+class Run:
+    """One training run; ``records`` are its finished epochs."""
+
+    model: nn.Module
+    splits: Splits
+    settings: Settings
+    teacher: nn.Module | None
+    callbacks: Sequence[Callback]
+    channels_last: bool
+    state_dir: Path | None
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.device = device_of(self.model)
+        self.per_epoch = self.splits.train.steps(s.batch_size, s.limit_batches)
+        self.steps = self.per_epoch * s.epochs
+        self.warmup = min(self.steps // 20, 500) if s.warmup_steps is None else s.warmup_steps
+        self.optimizer = self._make_optimizer()
+        self.average = None if s.ema is None else Ema(self.model, s.ema)
+        self.identity = {
+            **s.to_json(),
+            "training images": len(self.splits.train),
+            "teacher": None if self.teacher is None else _digest(self.teacher),
+            "callbacks": [dict(callback.identity()) for callback in self.callbacks],
+        }
+        self.initial = _digest(self.model)
+
+    @property
+    def history(self) -> History:
+        """The finished epochs."""
+        return History(tuple(self.records))
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        s = self.settings
+        extra = [dict(group) for callback in self.callbacks for group in callback.parameter_groups()]
+        for group in extra:
+            group["params"] = list(group["params"])
+        taken = {id(parameter) for group in extra for parameter in group["params"]}
+        own = [p for p in self.model.parameters() if p.requires_grad and id(p) not in taken]
+        groups = [{"params": own, "lr": s.lr}, *extra]
+        optimizer = torch.optim.SGD(
+            [group for group in groups if group["params"]],
+            lr=s.lr,
+            momentum=s.momentum,
+            weight_decay=s.weight_decay,
+            nesterov=s.nesterov and s.momentum > 0,
+        )
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        return optimizer
+
+    def epoch(self, number: int, *, seen_step: Callable[[Step, float, float], None]) -> EpochRecord:
+        """Train one epoch, validate, and save; ``seen_step`` gets (step, mean loss, accuracy) of each."""
+        s = self.settings
+        torch.manual_seed(mix_seed("epoch", s.seed, number))
+        self.model.train()
+        good = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        started, seen, total = time.perf_counter(), 0, 0.0
+        step = Step(number, s.epochs, number * self.per_epoch, self.steps, 0.0)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        batches = self.splits.train.batches(
+            s.batch_size, shuffle=True, augment=s.augment, seed=s.seed, epoch=number, limit=s.limit_batches
+        )
+        for position, (images, labels) in enumerate(batches):
+            index = number * self.per_epoch + position
+            factor = lr_factor(index, steps=self.steps, warmup_steps=self.warmup, schedule=s.schedule)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            step = Step(number, s.epochs, index, self.steps, s.lr * factor)
+            labels = labels.to(self.device, non_blocking=True)
+            loss, hits = self._step(
+                step, place(images, self.device, channels_last=self.channels_last), labels
+            )
+            if not math.isfinite(loss):
+                self._stop(good, step, f"the loss became {loss}")
+            step = replace(step, loss=loss)
+            for callback in self.callbacks:
+                callback.after_step(step)
+            total += loss * len(labels)
+            seen += len(labels)
+            correct += hits
+            seen_step(step, total / seen, 100 * correct.item() / seen)
+        # A last step that overflows has a finite loss: without this look the state would keep its weights.
+        if not all(t.isfinite().all() for t in self.model.state_dict().values() if t.is_floating_point()):
+            self._stop(good, step, "the weights became infinite")
+        seconds = time.perf_counter() - started
+        record = EpochRecord(
+            epoch=number + 1,
+            loss=total / seen,
+            train_accuracy=100 * correct.item() / seen,
+            validation_accuracy=self._validate(),
+            lr=step.lr,
+            seconds=seconds,
+            images_per_s=seen / seconds,
+        )
+        self.records.append(record)
+        for callback in self.callbacks:
+            callback.after_epoch(record)
+        self._save()
+        return record
+
+    def _step(self, step: Step, images: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Return (loss, number of hits); the weights do not move when the loss is not finite."""
+        s = self.settings
+        for callback in self.callbacks:
+            callback.before_step(step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp):
+            logits = self.model(images).float()
+            soft = None
+            if self.teacher is not None:
+                with torch.no_grad():
+                    soft = self.teacher(images).float()
+        if soft is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=s.label_smoothing)
+        else:
+            loss = distillation_loss(
+                logits,
+                soft,
+                labels,
+                weight=s.distill_weight,
+                temperature=s.temperature,
+                label_smoothing=s.label_smoothing,
+            )
+        for callback in self.callbacks:
+            if (extra := callback.loss(step)) is not None:
+                loss = loss + extra
+        value = loss.item()
+        hits = (logits.detach().argmax(1) == labels).sum()
+        if math.isfinite(value):
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
+        return value, hits
+
+    def _validate(self) -> float | None:
+        if not self.settings.validate or not len(self.splits.validation):
+            return None
+        with nullcontext() if self.average is None else self.average.applied():
+            return evaluate(
+                self.model,
+                self.splits.validation,
+                amp=self.settings.amp,
+                channels_last=self.channels_last,
+            )
+
+    def _stop(self, good: Mapping[str, Tensor], step: Step, what: str) -> NoReturn:
+        self.model.load_state_dict(good)
+        self.model.eval()
+        kept = "the initial weights" if step.epoch == 0 else f"the weights after epoch {step.epoch}"
+        where = "" if self.state_dir is None or step.epoch == 0 else f" in {self.state_dir}"
+        raise GharialError(
+            f"{what} in epoch {step.epoch + 1}, step {step.step % self.per_epoch + 1} "
+            f"(learning rate {step.lr:.3g}); {kept} are kept{where}; lower the learning rate"
+        )
+
+    def _save(self) -> None:
+        if self.state_dir is None:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= flatten_optimizer(self.optimizer)
+        if self.average is not None:
+            tensors |= {f"ema.{name}": tensor for name, tensor in self.average.shadow.items()}
+        for number, callback in enumerate(self.callbacks):
+            tensors |= {f"callback.{number}.{name}": t for name, t in callback.state().items()}
+        with nullcontext() if self.average is None else self.average.applied():
+            result = _digest(self.model)
+        meta = {
+            "run": self.identity,
+            "initial": self.initial,
+            "result": result,
+            "history": self.history.to_json(),
+            "ema_updates": 0 if self.average is None else self.average.updates,
+        }
+        save_state(self.state_dir, tensors=tensors, meta=meta)
+
+    def resume(self) -> None:
+        """Take back the saved state; ``InputError`` when it is of another run."""
+        assert self.state_dir is not None
+        tensors, meta = load_state(self.state_dir)
+        if missing := {"run", "initial", "result", "history", "ema_updates"} - set(meta):
+            raise InputError(
+                f"the training state in {self.state_dir} has no {min(missing)!r}; delete it to start anew"
+            )
+        saved = meta["run"]
+        for name, value in self.identity.items():
+            if saved.get(name) != value:
+                raise InputError(
+                    f"{self.state_dir} holds another training run ({name}: {saved.get(name)!r} there, "
+                    f"{value!r} here); choose another folder, or delete this one to start anew"
+                )
+        if self.initial not in (meta["initial"], meta["result"]):
+            raise InputError(
+                f"{self.state_dir} holds a training run that began with other weights; "
+                "choose another folder, or delete this one to start anew"
+            )
+        self.initial = meta["initial"]
+        self.model.load_state_dict(_under("model.", tensors))
+        unflatten_optimizer(self.optimizer, tensors)
+        if self.average is not None:
+            self.average.load(_under("ema.", tensors), meta["ema_updates"])
+        for number, callback in enumerate(self.callbacks):
+            callback.load_state(_under(f"callback.{number}.", tensors))
+        self.records = list(History.from_json(meta["history"]).epochs)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _digest(model: nn.Module) -> str:
+    """Return a hash of all names, shapes, types and bits of the model's state."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
