@@ -93,8 +93,8 @@ def train(
         accuracy = record.validation_accuracy
         told = "" if accuracy is None else f", validation {accuracy:.2f} %"
         err.print(
-            f"epoch {record.epoch} of {epochs}: loss {record.loss:.4f}, training {record.train_accuracy:.2f} %"
-            f"{told}, {record.images_per_s:,.0f} images/s",
+            f"epoch {record.epoch} of {epochs}: loss {record.loss:.4f}, "
+            f"training {record.train_accuracy:.2f} %{told}, {record.images_per_s:,.0f} images/s",
             highlight=False,
         )
 
@@ -116,7 +116,6 @@ def train(
             limit_batches=limit_batches,
             on_epoch=report,
         )
-    test_accuracy = evaluate(network, splits.test)
     target = out / "weights.safetensors"
     about = {
         "model": loaded.name,
@@ -128,9 +127,10 @@ def train(
         "seed": str(seed),
         "mean": ", ".join(f"{value:.6g}" for value in splits.mean),
         "std": ", ".join(f"{value:.6g}" for value in splits.std),
-        "test_accuracy": f"{test_accuracy:.2f}",
     }
+    # Before the test set is opened: a missing one must not cost the training.
     save_tensors(target, network.state_dict(), about)
+    test_accuracy = evaluate(network, splits.test, amp=amp)
     result = {
         "model": loaded.name,
         "data": str(data),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,16 @@ def _load_weights(module: nn.Module, path: Path) -> None:
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[typer.Typer]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     zoo = types.ModuleType("latency_model.zoo")
     zoo.load_model, zoo.load_weights = _load_model, _load_weights
     monkeypatch.setitem(sys.modules, "latency_model.zoo", zoo)
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(train)
-    return app
+    yield app
+    torch.set_num_threads(threads)
 
 
 def run(app: typer.Typer, *arguments: str) -> str:
@@ -69,7 +73,7 @@ def test_it_trains_writes_and_resumes(app: typer.Typer, tmp_path: Path) -> None:
 
 
 def test_it_starts_from_given_weights(app: typer.Typer, tmp_path: Path) -> None:
-    arguments = ["tiny", "--data", "digits", "--epochs", "2", "--json", "--ema", "0.9"]
+    arguments = ["tiny", "--data", "digits", "--epochs", "1", "--json", "--ema", "0.9"]
     run(app, *arguments, "--out", str(tmp_path / "a"))
     weights = str(tmp_path / "a" / "weights.safetensors")
     options = ["--weights", weights, "--out", str(tmp_path / "b"), "--lr", "1e-9"]
