@@ -21,7 +21,7 @@ from latency_model.errors import InputError
 from latency_model.files import read_json
 from pruner.report import GroupRow, RunReport, SiteRow, Staircase, print_report, write_report
 from pruner.report.figures import headline, latency_text
-from pruner.report.page import page
+from pruner.report.page import _script_json, page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\u2028$x^2$"
 
@@ -244,6 +244,12 @@ def test_names_are_text_and_never_code(tmp_path: Path) -> None:
     assert charts["channels"]["data"][0]["y"][0].startswith("&lt;/script&gt;")
     write_report(evil, tmp_path)
     assert RunReport.from_json(read_json(tmp_path / "report.json")) == evil
+
+
+def test_script_json_cannot_end_its_element() -> None:
+    written = _script_json({EVIL: [EVIL]})
+    assert not set("<>&\u2028") & set(written)
+    assert json.loads(written) == {EVIL: [EVIL]}
 
 
 @pytest.mark.parametrize("groups", [0, 1, 150])

@@ -81,6 +81,19 @@ def test_same_seed_same_bits_and_the_callers_random_state_is_left_alone(digits: 
     assert torch.equal(torch.rand(4), expected)
 
 
+def test_each_epoch_draws_its_own_noise(digits: Splits) -> None:
+    drawn: list[float] = []
+    fit(
+        net(),
+        digits,
+        epochs=3,
+        lr=0.05,
+        limit_batches=1,
+        on_step=lambda _: drawn.append(torch.rand(1).item()),
+    )
+    assert len(set(drawn)) == 3
+
+
 class InterruptedRunError(Exception):
     pass
 
