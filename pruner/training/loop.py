@@ -122,25 +122,26 @@ def fit(
     bar = (
         None if progress is None else progress.add_task(description, total=run.steps, completed=done, note="")
     )
-    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
-        with nullcontext() if teacher is None else kept_modes(teacher):
-            if teacher is not None:
-                teacher.eval()
-            for number in range(len(run.records), epochs):
-                started = time.perf_counter()
+    cuda = [run.device] if run.device.type == "cuda" else []
+    kept = nullcontext() if teacher is None else kept_modes(teacher)
+    with torch.random.fork_rng(devices=cuda), kept:
+        if teacher is not None:
+            teacher.eval()
+        for number in range(len(run.records), epochs):
+            started = time.perf_counter()
 
-                def seen_step(step: Step, loss: float, accuracy: float, started: float = started) -> None:
-                    if on_step is not None:
-                        on_step(step)
-                    if progress is not None and bar is not None:
-                        count = min((step.step % run.per_epoch + 1) * batch_size, len(splits.train))
-                        speed = count / (time.perf_counter() - started)
-                        note = f"loss {loss:.3f}  acc {accuracy:.1f} %  {speed:,.0f} img/s"
-                        progress.update(bar, completed=step.step + 1, note=note)
+            def seen_step(step: Step, loss: float, accuracy: float, started: float = started) -> None:
+                if on_step is not None:
+                    on_step(step)
+                if progress is not None and bar is not None:
+                    count = min((step.step % run.per_epoch + 1) * batch_size, len(splits.train))
+                    speed = count / (time.perf_counter() - started)
+                    note = f"loss {loss:.3f}  acc {accuracy:.1f} %  {speed:,.0f} img/s"
+                    progress.update(bar, completed=step.step + 1, note=note)
 
-                record = run.epoch(number, seen_step=seen_step)
-                if on_epoch is not None:
-                    on_epoch(record)
+            record = run.epoch(number, seen_step=seen_step)
+            if on_epoch is not None:
+                on_epoch(record)
     if run.average is not None:
         run.average.apply()
     model.eval()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -136,26 +136,24 @@ class Run:
         torch.manual_seed(mix_seed("epoch", s.seed, number))
         self.model.train()
         good = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        started, seen, total, rate = time.perf_counter(), 0, 0.0, 0.0
+        started, seen, total = time.perf_counter(), 0, 0.0
+        step = Step(number, s.epochs, number * self.per_epoch, self.steps, 0.0)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         batches = self.splits.train.batches(
             s.batch_size, shuffle=True, augment=s.augment, seed=s.seed, epoch=number, limit=s.limit_batches
         )
-        for images, labels in batches:
-            index = number * self.per_epoch + len(range(0, seen, s.batch_size))
+        for position, (images, labels) in enumerate(batches):
+            index = number * self.per_epoch + position
             factor = lr_factor(index, steps=self.steps, warmup_steps=self.warmup, schedule=s.schedule)
-            rate = s.lr * factor
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-            step = Step(number, s.epochs, index, self.steps, rate)
+            step = Step(number, s.epochs, index, self.steps, s.lr * factor)
             labels = labels.to(self.device, non_blocking=True)
             loss, hits = self._step(
                 step, place(images, self.device, channels_last=self.channels_last), labels
             )
             if not math.isfinite(loss):
-                self.model.load_state_dict(good)
-                self.model.eval()
-                raise GharialError(self._diverged(step, loss))
+                self._stop(good, step, f"the loss became {loss}")
             step = replace(step, loss=loss)
             for callback in self.callbacks:
                 callback.after_step(step)
@@ -163,13 +161,16 @@ class Run:
             seen += len(labels)
             correct += hits
             seen_step(step, total / seen, 100 * correct.item() / seen)
+        # A last step that overflows has a finite loss: without this look the state would keep its weights.
+        if not all(t.isfinite().all() for t in self.model.state_dict().values() if t.is_floating_point()):
+            self._stop(good, step, "the weights became infinite")
         seconds = time.perf_counter() - started
         record = EpochRecord(
             epoch=number + 1,
             loss=total / seen,
             train_accuracy=100 * correct.item() / seen,
             validation_accuracy=self._validate(),
-            lr=rate,
+            lr=step.lr,
             seconds=seconds,
             images_per_s=seen / seconds,
         )
@@ -208,7 +209,7 @@ class Run:
         hits = (logits.detach().argmax(1) == labels).sum()
         if math.isfinite(value):
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             if self.average is not None:
                 self.average.update()
@@ -225,11 +226,13 @@ class Run:
                 channels_last=self.channels_last,
             )
 
-    def _diverged(self, step: Step, loss: float) -> str:
+    def _stop(self, good: Mapping[str, Tensor], step: Step, what: str) -> NoReturn:
+        self.model.load_state_dict(good)
+        self.model.eval()
         kept = "the initial weights" if step.epoch == 0 else f"the weights after epoch {step.epoch}"
         where = "" if self.state_dir is None or step.epoch == 0 else f" in {self.state_dir}"
-        return (
-            f"the loss became {loss} in epoch {step.epoch + 1}, step {step.step % self.per_epoch + 1} "
+        raise GharialError(
+            f"{what} in epoch {step.epoch + 1}, step {step.step % self.per_epoch + 1} "
             f"(learning rate {step.lr:.3g}); {kept} are kept{where}; lower the learning rate"
         )
 
@@ -257,6 +260,10 @@ class Run:
         """Take back the saved state; ``InputError`` when it is of another run."""
         assert self.state_dir is not None
         tensors, meta = load_state(self.state_dir)
+        if missing := {"run", "initial", "result", "history", "ema_updates"} - set(meta):
+            raise InputError(
+                f"the training state in {self.state_dir} has no {min(missing)!r}; delete it to start anew"
+            )
         saved = meta["run"]
         for name, value in self.identity.items():
             if saved.get(name) != value:

@@ -1,0 +1,147 @@
+"""The command `gharial train`: the weights that pruning starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="resnet20, resnet56, resnet110, vgg16_cifar, torchvision:NAME, timm:NAME "
+            "or package.module:callable."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder with train.parquet and test.parquet, a CIFAR folder, train/CLASS/ and val/CLASS/ "
+            "image folders; or the name digits."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for weights.safetensors and history.json.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the whole run.")] = 200,
+    lr: Annotated[float, typer.Option(help="Peak learning rate; warm-up, then half a cosine.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
+    weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 5e-4,
+    label_smoothing: Annotated[float, typer.Option(help="Of the cross entropy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights on a CPU.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these weights (.safetensors) instead of random ones.")
+    ] = None,
+    validation: Annotated[
+        float, typer.Option(help="Part of the training images held out and evaluated after each epoch.")
+    ] = 0.1,
+    image_size: Annotated[int | None, typer.Option(help="Height and width to bring images to.")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Keep a moving average of the weights with this decay, e.g. 0.999.")
+    ] = None,
+    amp: Annotated[bool, typer.Option("--amp", help="Compute in bfloat16 where that is safe.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
+    limit_batches: Annotated[
+        int | None, typer.Option(min=1, help="End each epoch after so many steps, for a quick try.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, no progress.")] = False,
+) -> None:
+    """Train a network and write its weights; interrupted, the same command goes on after the last epoch.
+
+    Validation images are cut out of the training set; the test set is read once, at the end.
+
+    Example: gharial train resnet20 --data cifar10 --epochs 30 --lr 0.1 --amp --out runs/resnet20
+    """
+    import torch
+
+    from latency_model.console import err, print_json, progress
+    from latency_model.console import out as console
+    from latency_model.errors import DataError, InputError, ModelError
+    from latency_model.files import write_json
+    from latency_model.zoo import load_model, load_weights
+    from pruner.data import expect_classes, load_data
+    from pruner.data.seeds import mix_seed
+    from pruner.training import EpochRecord, evaluate, fit
+    from pruner.training.state import save_tensors
+
+    with torch.random.fork_rng():
+        torch.manual_seed(mix_seed("init", seed))
+        loaded = load_model(model)
+    if loaded.module is None:
+        raise ModelError(f"{model} cannot be trained; give a PyTorch model, not a file of another kind")
+    if weights is not None:
+        load_weights(loaded.module, weights)
+    try:
+        network = loaded.module.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot train on the device {device!r} ({reason}); give cpu or cuda:0") from error
+    splits = load_data(data, validation=validation, seed=seed, image_size=image_size, quiet=as_json)
+    expect_classes(splits, loaded.classes, model=loaded.name, data=data)
+    if splits.input_shape[0] != loaded.input_shape[-3]:
+        raise DataError(
+            f"the images of {data} have {splits.input_shape[0]} channels but {loaded.name} "
+            f"takes {loaded.input_shape[-3]}; give data and model of one kind"
+        )
+
+    def report(record: EpochRecord) -> None:
+        if as_json:
+            return
+        accuracy = record.validation_accuracy
+        told = "" if accuracy is None else f", validation {accuracy:.2f} %"
+        err.print(
+            f"epoch {record.epoch} of {epochs}: loss {record.loss:.4f}, "
+            f"training {record.train_accuracy:.2f} %{told}, {record.images_per_s:,.0f} images/s",
+            highlight=False,
+        )
+
+    with progress(quiet=as_json) as bar:
+        history = fit(
+            network,
+            splits,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            seed=seed,
+            ema=ema,
+            amp=amp,
+            state_dir=out / "state",
+            progress=bar,
+            description=f"train {loaded.name}",
+            limit_batches=limit_batches,
+            on_epoch=report,
+        )
+    target = out / "weights.safetensors"
+    about = {
+        "model": loaded.name,
+        "data": str(data),
+        "epochs": str(epochs),
+        "lr": str(lr),
+        "batch_size": str(batch_size),
+        "weight_decay": str(weight_decay),
+        "seed": str(seed),
+        "mean": ", ".join(f"{value:.6g}" for value in splits.mean),
+        "std": ", ".join(f"{value:.6g}" for value in splits.std),
+    }
+    # Before the test set is opened: a missing one must not cost the training.
+    save_tensors(target, network.state_dict(), about)
+    test_accuracy = evaluate(network, splits.test, amp=amp)
+    result = {
+        "model": loaded.name,
+        "data": str(data),
+        "epochs": history.to_json(),
+        "test_accuracy": test_accuracy,
+        "weights": str(target),
+    }
+    write_json(out / "history.json", result)
+    if as_json:
+        print_json(result)
+        return
+    last = history.epochs[-1].validation_accuracy
+    told = "" if last is None else f" (validation {last:.2f} %)"
+    console.print(f"test accuracy {test_accuracy:.2f} %{told}; weights in {target}", highlight=False)
