@@ -1,7 +1,8 @@
-"""Pruned models on disk: a weights file, and a JSON file from which the constructor's model is cut to size."""
+"""Pruned models on disk: a weights file, and a JSON file by which the constructor's model is cut to size."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,8 +62,6 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(model).to("meta")
 
 
@@ -81,7 +80,7 @@ def save_pruned(
 def rebuild(
     factory: Callable[[], nn.Module], spec: Path | str | Mapping[str, Any], weights: Path | str | None = None
 ) -> nn.Module:
-    """Return the pruned model: the constructor's model cut to the shapes of ``spec``, with ``weights`` loaded.
+    """Return the pruned model: the constructor's model cut to ``spec``, with ``weights`` loaded.
 
     ``spec`` is the dictionary of ``describe``, or the path of its file. Without ``weights`` the cut tensors
     are uninitialised. Neither the channel graph nor an export of the model is needed. Raises ``InputError``
@@ -97,7 +96,7 @@ def rebuild(
     model = factory()
     try:
         for entry in data["blocks"]:
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
             replace_block(model, Block(**fields))
         for path, changed in data["modules"].items():
             module = model.get_submodule(path)
@@ -106,8 +105,8 @@ def rebuild(
         _resize(model, data["shapes"])
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"the specification does not fit {type(model).__name__} ({error}); use the constructor and arguments "
-            "of the model that was pruned"
+            f"the specification does not fit {type(model).__name__} ({error}); use the constructor and "
+            "arguments of the model that was pruned"
         ) from error
     if weights is not None:
         _load(model, Path(weights))
@@ -119,7 +118,7 @@ def _resize(model: nn.Module, shapes: Mapping[str, list[int]]) -> None:
     for name, shape in shapes.items():
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
-        old = module._parameters.get(attribute)
+        old: torch.Tensor | None = module._parameters.get(attribute)
         old = module._buffers[attribute] if old is None else old
         if old is None:
             raise KeyError(name)

@@ -178,7 +178,11 @@ def replace_block(model: nn.Module, block: Block) -> None:
     if block.activation.startswith("function:"):
         parts.append(_FUNCTIONS[block.activation.removeprefix("function:")]())
     elif block.activation:
-        parts.append(model.get_submodule(block.activation))
+        activation: Any = copy.deepcopy(model.get_submodule(block.activation))
+        if hasattr(activation, "inplace"):
+            # the sum was a new tensor; the block's input may be read elsewhere
+            activation.inplace = False
+        parts.append(activation)
     whole = nn.Identity() if not parts else parts[0] if len(parts) == 1 else nn.Sequential(*parts)
     whole.train(model.get_submodule(block.name).training)
     parent, _, attribute = block.name.rpartition(".")
