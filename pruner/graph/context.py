@@ -170,7 +170,7 @@ class Context:
         owner = self.leaves.get(weight, "").rpartition(".")[0]
         if not isinstance(module, types):
             return None
-        return path if self.modules.get(owner) is module else None
+        return owner if self.modules.get(owner) is module else None
 
 
 def blank(value: Any) -> Value:

@@ -33,7 +33,7 @@ _SPATIAL = """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d 
  upsample_linear1d upsample_trilinear3d upsample_nearest3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
  reflection_pad2d replication_pad2d reflection_pad1d replication_pad1d"""
 _MOVE = """view reshape flatten unflatten permute transpose t unsqueeze squeeze expand cat concat concatenate
- stack pixel_shuffle pixel_unshuffle channel_shuffle flip repeat swapaxes swapdims movedim moveaxis expand_as
+ stack pixel_shuffle pixel_unshuffle flip repeat swapaxes swapdims movedim moveaxis expand_as
  view_as reshape_as mT numpy_T _unsafe_view unbind tile repeat_interleave"""
 _REDUCE = "mean sum amax amin var std logsumexp linalg_vector_norm norm"
 
@@ -340,6 +340,20 @@ def _equal_parts(context: Context, labels: Tensor, axis: int, size: int, place: 
         context.labels.unify(first, part, f"part of it stays whole, and the parts must be equal, at {place}")
 
 
+@rule("channel_shuffle native_channel_shuffle")
+def _channel_shuffle(context: Context, node: Node, call: Call) -> None:
+    source, groups = call["self"], call["groups"]
+    size = value_of(source).shape[1]
+    labels = context.along(source, 1)
+    _couple(context, labels.reshape(groups, size // groups), where(node))
+    shuffled = context.labels.roots(labels).reshape(groups, -1).t().reshape(-1)
+    context.values[node] = shuffled.reshape(1, -1, *[1] * (value_of(source).dim() - 2))
+
+
+def _is_view(node: Node) -> bool:
+    return any(name in str(node.target) for name in ("view", "reshape", "unflatten"))
+
+
 @rule(_MOVE)
 def _move(context: Context, node: Node, call: Call) -> None:
     del call
@@ -362,7 +376,7 @@ def _move(context: Context, node: Node, call: Call) -> None:
     labels = context.labels.compact(moved)
     source = node.all_input_nodes[0]
     before = context.label(source) if isinstance(context.values.get(source), Tensor) else labels
-    if len(varying(labels)) > max(1, len(varying(before))) and len(node.all_input_nodes) == 1:
+    if _is_view(node) and len(varying(labels)) > max(1, len(varying(before))):
         # one axis became several (a view to groups x channels): the groups shrink alike
         axis = varying(labels)[0]
         _equal_parts(context, labels, axis, 1, where(node))
