@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from latency_model.errors import InputError, WeightsError
 from latency_model.files import read_json, write_atomic, write_json
 from pruner.graph.types import Block, ChannelGraph
 from pruner.plan import Plan
-from pruner.surgery import like, replace_block, resolve, set_tensor, widths
+from pruner.surgery import like, replace_block, resolve, set_tensor, skeleton, widths
 
 __all__ = ["FORMAT_VERSION", "SPEC", "WEIGHTS", "describe", "rebuild", "save_pruned"]
 
@@ -33,10 +32,10 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
     """
     _, blocks = resolve(graph, plan.keep(graph), plan.blocks)
     replaced = [graph.block(name) for name in blocks]
-    skeleton = _skeleton(original)
+    structure = skeleton(original)
     for block in replaced:
-        replace_block(skeleton, block)
-    modules, before = {}, dict(skeleton.named_modules())
+        replace_block(structure, block)
+    modules, before = {}, dict(structure.named_modules())
     for path, module in pruned.named_modules():
         if path not in before:
             raise InputError(
@@ -46,7 +45,7 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
         changed = {name: value for name, value in widths(module).items() if old.get(name) != value}
         if changed:
             modules[path] = changed
-    shapes = {name: list(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    shapes = {name: list(tensor.shape) for name, tensor in structure.state_dict().items()}
     return {
         "format_version": FORMAT_VERSION,
         "model": plan.model,
@@ -59,10 +58,6 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
             if shapes.get(name) != list(tensor.shape)
         },
     }
-
-
-def _skeleton(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).to("meta")
 
 
 def save_pruned(

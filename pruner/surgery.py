@@ -15,7 +15,7 @@ from latency_model.errors import InputError
 from pruner.graph.types import Block, ChannelGraph
 from pruner.plan import Plan
 
-__all__ = ["apply", "remove", "replace_block", "resolve", "set_tensor", "widths"]
+__all__ = ["apply", "remove", "replace_block", "resolve", "set_tensor", "skeleton", "widths"]
 
 _FUNCTIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -107,6 +107,15 @@ def _cut(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
     depthwise = {site.name for site in graph.sites if site.kind == "depthwise"}
     for path, module in model.named_modules():
         _fix_widths(module, depthwise=path in depthwise)
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` on the meta device, tied parameters still tied, without copying values."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = tensor.detach().to("meta")
+        memo[id(tensor)] = like(tensor, empty)
+    return copy.deepcopy(model, memo)
 
 
 def like(old: Tensor, new: Tensor) -> Tensor:

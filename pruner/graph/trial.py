@@ -86,11 +86,11 @@ Run = Callable[[ChannelGraph, dict[str, list[int]], Sequence[str]], str | None]
 
 def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
     """Return a function that cuts and runs the model on the cheapest device that works, or None."""
-    from pruner.surgery import remove
+    from pruner.surgery import remove, skeleton
 
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     for place in (torch.device("meta"), device):
-        small = copy.deepcopy(model).to(place).eval()
+        small = (skeleton(model) if place.type == "meta" else copy.deepcopy(model)).eval()
         moved: tuple[Any, ...] = tree_map_only(Tensor, operator.methodcaller("to", place), args)
         try:
             with torch.no_grad():

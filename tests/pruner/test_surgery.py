@@ -104,6 +104,7 @@ def test_tied_parameters_stay_tied():
 
     model = Tied()
     graph = trace(model, X)
+    assert list(graph.groups) == ["a", "c"]  # the norm ties b to a
     pruned = remove(model, graph, {"a": [0, 5], "c": [1]})
     assert pruned.norms[0].weight is pruned.norms[1].weight
     assert pruned.norms[1].weight.shape == (2,)

@@ -275,9 +275,9 @@ def test_torchvision(name):
 
 
 def test_resnet50_has_the_published_groups_and_is_fast():
-    start = time.perf_counter()
+    start = time.process_time()
     graph = trace(torchvision.models.resnet50(), torch.randn(2, 3, 64, 64))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert (len(graph.groups), sum(graph.sizes().values())) == (37, 11456)
     assert len(graph.blocks) == 16
 
@@ -381,7 +381,8 @@ def test_sizes_written_as_numbers_are_found_by_the_trial(hard):
     graph = trace(model, x)
     assert list(graph.groups) == ["a.0"]
     assert any(
-        (entry.what == "b.0" and "with it cut" in entry.why) or "masked" in entry.why for entry in graph.frozen
+        entry.what == "b.0" and ("with it cut" in entry.why or "masked" in entry.why)
+        for entry in graph.frozen
     )
     assert check(model, graph, {"a.0": [1, 2]}, inputs=x).ok
     assert "b.0" in trace(model, x, trial=False).groups
