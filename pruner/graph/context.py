@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruner.graph.labels import FIXED, Labels, fixed, varying
+from pruner.graph.labels import Labels, fixed
 
-__all__ = ["Call", "Context", "SiteLabels", "module_path", "value_of", "where"]
+__all__ = ["Call", "Context", "Rule", "SiteLabels", "blank", "module_path", "value_of", "where"]
 
 _TORCH = str(Path(torch.__file__).parent)
 Value = Tensor | list[Tensor] | None
@@ -183,4 +183,3 @@ def blank(value: Any) -> Value:
 
 
 Rule = Callable[[Context, Node, Call], None]
-__all__ += ["FIXED", "Rule", "Value", "blank", "varying"]

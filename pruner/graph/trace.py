@@ -113,6 +113,11 @@ def _propagate(model: nn.Module, program: ExportedProgram) -> Context:
             context.values[node] = held[node.args[1]] if isinstance(held, list) else blank(value_of(node))
         else:
             _apply(context, node)
+    for node, name in context.leaves.items():
+        path, _, attribute = name.rpartition(".")
+        if attribute == "weight" and not node.users and value_of(node).dim() > 1:
+            # an auxiliary head that only training runs would not fit a trunk that was cut
+            context.whole_sites.setdefault(path, "not run in eval mode, so it is never cut")
     return context
 
 

@@ -398,6 +398,20 @@ def test_a_computed_weight_stays_whole_but_its_site_is_listed():
     assert any(entry.what == "1" and "computed weight" in entry.why for entry in graph.frozen)
 
 
+def test_a_head_that_only_training_runs_is_reported():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head, self.aux = conv(3, 8), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+    graph = trace(Auxiliary(), torch.randn(2, 3, 8, 8))
+    assert {entry.what: entry.why for entry in graph.frozen}["aux"].startswith("not run in eval mode")
+
+
 def test_an_untraceable_model_names_the_line():
     class Branches(nn.Module):
         def __init__(self):
