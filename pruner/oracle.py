@@ -108,9 +108,8 @@ def mask(
     with torch.no_grad():
         for gate in graph.gates:
             layer = masked.get_submodule(gate.module)
-            for position, channel in enumerate(gate.channels):
-                if channel in removed[gate.group]:
-                    _zero_input(layer, position)
+            gone = [i for i, channel in enumerate(gate.channels) if channel in removed[gate.group]]
+            _zero_inputs(layer, gone)
     for name in blocks:
         masked.get_submodule(graph.block(name).tail).register_forward_hook(_zero_output)
     return masked, _CompactNorms(masked, graph, removed)
@@ -121,17 +120,18 @@ def _zero_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return torch.zeros_like(output)
 
 
-def _zero_input(layer: nn.Module, position: int) -> None:
-    """Make the weights of ``layer`` that read one input channel zero."""
+def _zero_inputs(layer: nn.Module, positions: Sequence[int]) -> None:
+    """Make the weights of ``layer`` that read the input channels ``positions`` zero."""
     weight: Any = layer.weight
     if isinstance(layer, nn.Linear):
-        weight[:, position] = 0
+        weight[:, list(positions)] = 0
     elif layer.transposed:
-        weight[position] = 0
+        weight[list(positions)] = 0
     else:
-        part, offset = divmod(position, weight.shape[1])
         filters = weight.shape[0] // int(layer.groups)  # type: ignore[arg-type]
-        weight[part * filters : (part + 1) * filters, offset] = 0
+        for position in positions:
+            part, offset = divmod(position, weight.shape[1])
+            weight[part * filters : (part + 1) * filters, offset] = 0
 
 
 class _CompactNorms(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""Pruned models on disk: a weights file, and a JSON file from which the constructor's model is cut to size."""
+"""Pruned models on disk: a weights file, and a JSON file by which the constructor's model is cut to size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latency_model.errors import InputError, WeightsError
 from latency_model.files import read_json, write_atomic, write_json
 from pruner.graph.types import Block, ChannelGraph
 from pruner.plan import Plan
-from pruner.surgery import like, replace_block, resolve, set_tensor, widths
+from pruner.surgery import like, replace_block, resolve, set_tensor, skeleton, widths
 
 __all__ = ["FORMAT_VERSION", "SPEC", "WEIGHTS", "describe", "rebuild", "save_pruned"]
 
@@ -32,10 +32,10 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
     """
     _, blocks = resolve(graph, plan.keep(graph), plan.blocks)
     replaced = [graph.block(name) for name in blocks]
-    skeleton = _skeleton(original)
+    structure = skeleton(original)
     for block in replaced:
-        replace_block(skeleton, block)
-    modules, before = {}, dict(skeleton.named_modules())
+        replace_block(structure, block)
+    modules, before = {}, dict(structure.named_modules())
     for path, module in pruned.named_modules():
         if path not in before:
             raise InputError(
@@ -45,7 +45,7 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
         changed = {name: value for name, value in widths(module).items() if old.get(name) != value}
         if changed:
             modules[path] = changed
-    shapes = {name: list(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    shapes = {name: list(tensor.shape) for name, tensor in structure.state_dict().items()}
     return {
         "format_version": FORMAT_VERSION,
         "model": plan.model,
@@ -58,12 +58,6 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
             if shapes.get(name) != list(tensor.shape)
         },
     }
-
-
-def _skeleton(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model).to("meta")
 
 
 def save_pruned(
@@ -81,7 +75,7 @@ def save_pruned(
 def rebuild(
     factory: Callable[[], nn.Module], spec: Path | str | Mapping[str, Any], weights: Path | str | None = None
 ) -> nn.Module:
-    """Return the pruned model: the constructor's model cut to the shapes of ``spec``, with ``weights`` loaded.
+    """Return the pruned model: the constructor's model cut to ``spec``, with ``weights`` loaded.
 
     ``spec`` is the dictionary of ``describe``, or the path of its file. Without ``weights`` the cut tensors
     are uninitialised. Neither the channel graph nor an export of the model is needed. Raises ``InputError``
@@ -97,7 +91,7 @@ def rebuild(
     model = factory()
     try:
         for entry in data["blocks"]:
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
             replace_block(model, Block(**fields))
         for path, changed in data["modules"].items():
             module = model.get_submodule(path)
@@ -106,8 +100,8 @@ def rebuild(
         _resize(model, data["shapes"])
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"the specification does not fit {type(model).__name__} ({error}); use the constructor and arguments "
-            "of the model that was pruned"
+            f"the specification does not fit {type(model).__name__} ({error}); use the constructor and "
+            "arguments of the model that was pruned"
         ) from error
     if weights is not None:
         _load(model, Path(weights))
@@ -119,7 +113,7 @@ def _resize(model: nn.Module, shapes: Mapping[str, list[int]]) -> None:
     for name, shape in shapes.items():
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
-        old = module._parameters.get(attribute)
+        old: torch.Tensor | None = module._parameters.get(attribute)
         old = module._buffers[attribute] if old is None else old
         if old is None:
             raise KeyError(name)

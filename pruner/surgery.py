@@ -15,7 +15,7 @@ from latency_model.errors import InputError
 from pruner.graph.types import Block, ChannelGraph
 from pruner.plan import Plan
 
-__all__ = ["apply", "remove", "replace_block", "resolve", "set_tensor", "widths"]
+__all__ = ["apply", "remove", "replace_block", "resolve", "set_tensor", "skeleton", "widths"]
 
 _FUNCTIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -109,6 +109,15 @@ def _cut(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
         _fix_widths(module, depthwise=path in depthwise)
 
 
+def skeleton(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` on the meta device, tied parameters still tied, without copying values."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = tensor.detach().to("meta")
+        memo[id(tensor)] = like(tensor, empty)
+    return copy.deepcopy(model, memo)
+
+
 def like(old: Tensor, new: Tensor) -> Tensor:
     """Return ``new`` in the memory format of ``old``, as a parameter if ``old`` is one."""
     for rank, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
@@ -178,7 +187,11 @@ def replace_block(model: nn.Module, block: Block) -> None:
     if block.activation.startswith("function:"):
         parts.append(_FUNCTIONS[block.activation.removeprefix("function:")]())
     elif block.activation:
-        parts.append(model.get_submodule(block.activation))
+        activation: Any = copy.deepcopy(model.get_submodule(block.activation))
+        if hasattr(activation, "inplace"):
+            # the sum was a new tensor; the block's input may be read elsewhere
+            activation.inplace = False
+        parts.append(activation)
     whole = nn.Identity() if not parts else parts[0] if len(parts) == 1 else nn.Sequential(*parts)
     whole.train(model.get_submodule(block.name).training)
     parent, _, attribute = block.name.rpartition(".")

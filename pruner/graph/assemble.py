@@ -13,6 +13,7 @@ from latency_model.network import Channels
 from pruner.graph.blocks import find_blocks
 from pruner.graph.context import Context
 from pruner.graph.labels import FIXED
+from pruner.graph.trial import Failures
 from pruner.graph.types import ChannelGraph, Frozen, GatePoint, GraphSite, Group, Member
 
 __all__ = ["assemble"]
@@ -20,10 +21,8 @@ __all__ = ["assemble"]
 Axis = tuple[str, int]
 
 
-def assemble(
-    model: nn.Module, program: ExportedProgram, context: Context, failed: Mapping[str, str]
-) -> ChannelGraph:
-    """Return the channel graph of ``context``; ``failed`` maps groups that a trial refused to the reason."""
+def assemble(model: nn.Module, program: ExportedProgram, context: Context, failed: Failures) -> ChannelGraph:
+    """Return the channel graph of ``context``; ``failed`` holds what a trial refused."""
     axes = {key: context.labels.roots(labels).tolist() for key, labels in context.axes.items()}
     channels: dict[int, dict[Axis, list[int]]] = {}
     for key, roots in axes.items():
@@ -46,12 +45,13 @@ def assemble(
         base = writers.get(roots[0], "input")
         used[base] = used.get(base, 0) + 1
         name = base if used[base] == 1 else f"{base}#{used[base]}"
-        if why := context.labels.why_frozen(roots[0]) or failed.get(name):
+        if why := context.labels.why_frozen(roots[0]) or failed.groups.get(name):
             frozen.append(Frozen(name, why))
             continue
         groups[name] = Group(name, len(roots), _members(channels, roots))
         channel_of |= {root: (name, channel) for channel, root in enumerate(roots)}
 
+    frozen += [Frozen(name, why) for name, why in context.whole_sites.items()]
     sites, gates = [], []
     for site in context.sites.values():
         inputs = _owners(context, site.inputs, channel_of)
@@ -59,7 +59,7 @@ def assemble(
         sites.append(GraphSite(site.name, site.kind, _channels(inputs), _channels(outputs)))
         if site.name in context.consumers:
             gates += _gates(site.name, inputs)
-    blocks, notes = find_blocks(program, context, groups)
+    blocks, notes = find_blocks(program, context, groups, failed.blocks)
     averaged = {name for labels in context.normalised for name, _ in _owners(context, labels, channel_of)}
     return ChannelGraph(
         groups=groups,

@@ -1,4 +1,4 @@
-"""Find residual branches that can be removed whole: containers that compute activation(skip(x) + branch(x))."""
+"""Find residual branches that can be removed: containers that compute activation(skip(x) + branch(x))."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ _ACTIVATIONS = {
     "tanh": "tanh",
     "hardsigmoid": "hardsigmoid",
 }
+_MODULE_ACTIVATIONS = {"hardtanh", "leaky_relu", "elu", "celu", "selu", "mish", "softplus", "dropout"}
 # a zero stays a zero through these, so what feeds them may be the tail of a branch
 _KEEPS_ZERO = {"mul", "dropout", "feature_dropout", "clone", "contiguous", "relu", "neg", "div"}
 
 
-class _NoBlock(Exception):
+class _NoBlockError(Exception):
     """The container is not a residual block that can be removed; the message says why."""
 
 
 def find_blocks(
-    program: ExportedProgram, context: Context, groups: Mapping[str, Group]
+    program: ExportedProgram, context: Context, groups: Mapping[str, Group], failed: Mapping[str, str]
 ) -> tuple[tuple[Block, ...], tuple[Frozen, ...]]:
-    """Return the removable residual branches in forward order, and why other additions are not offered."""
+    """Return the removable residual branches in forward order, and why other additions are not offered.
+
+    ``failed`` maps blocks that a trial refused to the reason.
+    """
     inside: dict[str, list[Node]] = {}
     for node in program.graph.nodes:
         if node.op == "call_function":
@@ -50,8 +54,11 @@ def find_blocks(
             continue
         path = module_path(node)
         try:
-            blocks.append(_block(path, node, inside, context, groups))
-        except _NoBlock as error:
+            block = _block(path, node, inside, context, groups)
+            if path in failed:
+                raise _NoBlockError(failed[path])
+            blocks.append(block)
+        except _NoBlockError as error:
             notes.append(Frozen(path or "the model", f"not a removable block: {error}"))
     return tuple(blocks), tuple(dict.fromkeys(notes))
 
@@ -69,9 +76,9 @@ def _block(
     path: str, add: Node, inside: Mapping[str, list[Node]], context: Context, groups: Mapping[str, Group]
 ) -> Block:
     if not path:
-        raise _NoBlock("the addition is in the forward of the model itself, not of a module inside it")
+        raise _NoBlockError("the addition is in the forward of the model itself, not of a module inside it")
     if f"{path}@1" in inside:
-        raise _NoBlock("it is called more than once")
+        raise _NoBlockError("it is called more than once")
     nodes = inside[path]
     members = set(nodes)
     sources = {
@@ -81,18 +88,18 @@ def _block(
         if source not in members and source not in context.leaves
     }
     if len(sources) != 1:
-        raise _NoBlock("it has more than one input")
+        raise _NoBlockError("it has more than one input")
     (source,) = sources
     activation, output = _activation(path, add, members, context)
     left = [node for node in nodes if node is not output and set(node.users) - members]
     if left or not set(output.users) - members:
-        raise _NoBlock("it has more than one output, or goes on after the addition")
+        raise _NoBlockError("it has more than one output, or goes on after the addition")
     branch_end, skip_end = _split_operands(add, source, members, context)
     branch, skip = _ancestors(branch_end, members), _ancestors(skip_end, members)
     if branch & skip or source in (branch_end,):
-        raise _NoBlock("branch and shortcut share operators")
+        raise _NoBlockError("branch and shortcut share operators")
     if source not in {s for node in branch for s in node.all_input_nodes}:
-        raise _NoBlock("the branch does not read the block's input")
+        raise _NoBlockError("the branch does not read the block's input")
     modules = _skip_modules(path, source, skip, nodes)
     tail = _tail(path, branch_end, branch, inside)
     sites = tuple(site for site in context.sites if site in {module_path(node) for node in branch})
@@ -110,7 +117,7 @@ def _block(
         if all(member.parameter in parameters - outside for member in group.members)
     )
     if not sites:
-        raise _NoBlock("the branch has no convolution")
+        raise _NoBlockError("the branch has no convolution")
     return Block(path, own, sites, tail, modules, activation)
 
 
@@ -120,18 +127,20 @@ def _activation(path: str, add: Node, members: set[Node], context: Context) -> t
     if not set(users) & members:
         return "", add
     if len(users) != 1:
-        raise _NoBlock("the sum is used more than once inside the block")
+        raise _NoBlockError("the sum is used more than once inside the block")
     node = users[0]
-    if _name(node) not in _ACTIVATIONS:
-        raise _NoBlock(f"the sum goes on into {_name(node) or 'another operator'}")
+    if _name(node) not in _ACTIVATIONS and _name(node) not in _MODULE_ACTIVATIONS:
+        raise _NoBlockError(f"the sum goes on into {_name(node) or 'another operator'}")
     module = module_path(node)
     if module != path and module in context.modules and not list(context.modules[module].children()):
         return module, node
+    if _name(node) not in _ACTIVATIONS:
+        raise _NoBlockError(f"its activation {_name(node)} is a function with arguments, not a module")
     call = Call(node)
     if any(
         value not in (None, "none") for key, value in call.arguments.items() if key not in ("self", "input")
     ):
-        raise _NoBlock("its activation has arguments")
+        raise _NoBlockError("its activation has arguments")
     return f"function:{_ACTIVATIONS[_name(node)]}", node
 
 
@@ -147,7 +156,7 @@ def _ancestors(end: Node, members: set[Node]) -> set[Node]:
 
 
 def _split_operands(add: Node, source: Node, members: set[Node], context: Context) -> tuple[Node, Node]:
-    """Return (end of the branch, end of the shortcut): the shortcut is the input itself or has fewer layers."""
+    """Return (end of the branch, end of the shortcut): the shortcut is the input or has fewer layers."""
     first, second = _operands(add)
     if source in (first, second):
         return (second, first) if first is source else (first, second)
@@ -159,7 +168,7 @@ def _split_operands(add: Node, source: Node, members: set[Node], context: Contex
         )
 
     if layers(first) == layers(second):
-        raise _NoBlock("branch and shortcut have equally many layers")
+        raise _NoBlockError("branch and shortcut have equally many layers")
     return (first, second) if layers(first) > layers(second) else (second, first)
 
 
@@ -171,17 +180,17 @@ def _skip_modules(path: str, source: Node, skip: set[Node], nodes: list[Node]) -
     for node in ordered:
         child = _child(path, node)
         if not child:
-            raise _NoBlock("its shortcut is not a chain of its own submodules")
+            raise _NoBlockError("its shortcut is not a chain of its own submodules")
         if not modules or modules[-1] != child:
             if child in modules or [
                 s for s in node.all_input_nodes if s.op != "placeholder" or s is source
             ] != [previous]:
-                raise _NoBlock("its shortcut is not a chain of its own submodules")
+                raise _NoBlockError("its shortcut is not a chain of its own submodules")
             modules.append(child)
         previous = node
     for child in modules:
         if any(_child(path, node) == child and node not in skip for node in nodes):
-            raise _NoBlock(f"{child} is used in the branch and in the shortcut")
+            raise _NoBlockError(f"{child} is used in the branch and in the shortcut")
     return tuple(modules)
 
 
@@ -200,10 +209,10 @@ def _tail(path: str, end: Node, branch: set[Node], inside: Mapping[str, list[Nod
     while not (child := _child(path, node)):
         before = [source for source in node.all_input_nodes if source in branch]
         if _name(node) not in _KEEPS_ZERO or not before:
-            raise _NoBlock("the end of its branch is not a submodule")
+            raise _NoBlockError("the end of its branch is not a submodule")
         node = before[-1]
     if not set(inside[child]) <= branch:
-        raise _NoBlock(f"{child}, the end of its branch, is also used outside of it")
+        raise _NoBlockError(f"{child}, the end of its branch, is also used outside of it")
     if any(set(other.users) - set(inside[child]) for other in inside[child] if other is not node):
-        raise _NoBlock(f"{child}, the end of its branch, has more than one output")
+        raise _NoBlockError(f"{child}, the end of its branch, has more than one output")
     return child

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruner.graph.labels import FIXED, Labels, fixed, varying
+from pruner.graph.labels import Labels, fixed
 
-__all__ = ["Call", "Context", "SiteLabels", "module_path", "value_of", "where"]
+__all__ = ["Call", "Context", "Rule", "SiteLabels", "blank", "module_path", "value_of", "where"]
 
 _TORCH = str(Path(torch.__file__).parent)
 Value = Tensor | list[Tensor] | None
@@ -83,6 +83,7 @@ class Context:
         self.sites: dict[str, SiteLabels] = {}
         self.consumers: dict[str, Tensor] = {}
         self.normalised: list[Tensor] = []
+        self.whole_sites: dict[str, str] = {}
         self._whole: dict[str, str] = {}
 
     def label(self, node: Node) -> Tensor:
@@ -148,6 +149,20 @@ class Context:
         if kind != "depthwise":
             self.consumers.setdefault(name, inputs)
 
+    def whole_site(self, node: Node, kind: str, why: str) -> None:
+        """Record a layer that cannot be cut, and keep what it reads whole."""
+        why = f"{why}, at {where(node)}"
+        self.opaque(node, why)
+        path = module_path(node)
+        module = self.modules.get(path)
+        names = ("in_features", "out_features") if kind == "linear" else ("in_channels", "out_channels")
+        if all(isinstance(getattr(module, name, None), int) for name in names):
+            inputs, outputs = (int(getattr(module, name)) for name in names)
+            self.sites.setdefault(
+                path, SiteLabels(path, kind, fixed(1).expand(inputs), fixed(1).expand(outputs))
+            )
+        self.whole_sites.setdefault(path or "the model", why)
+
     def layer(self, node: Node, weight: Node, types: tuple[type[nn.Module], ...]) -> str | None:
         """Return the module path of the layer that ``node`` runs, or None when it is not such a module."""
         path = module_path(node)
@@ -155,7 +170,7 @@ class Context:
         owner = self.leaves.get(weight, "").rpartition(".")[0]
         if not isinstance(module, types):
             return None
-        return path if self.modules.get(owner) is module else None
+        return owner if self.modules.get(owner) is module else None
 
 
 def blank(value: Any) -> Value:
@@ -168,4 +183,3 @@ def blank(value: Any) -> Value:
 
 
 Rule = Callable[[Context, Node, Call], None]
-__all__ += ["FIXED", "Rule", "Value", "blank", "varying"]

@@ -83,7 +83,7 @@ class Labels:
 
         What is joined to label 0 is frozen for the reason ``why``.
         """
-        left, right = torch.broadcast_tensors(left, right)
+        left, right = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]
         pairs = torch.unique(torch.stack([left.reshape(-1), right.reshape(-1)], 1), dim=0)
         for first, second in pairs.tolist():
             self._union(first, second, why)

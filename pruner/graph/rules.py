@@ -1,13 +1,14 @@
 """What each ATen operator does to channel labels: a registry by operator name.
 
-A rule reads the labels of the inputs, joins or freezes classes, binds parameter axes, and stores the labels of
-the output. An operator without a rule keeps all its inputs whole and is reported.
+A rule reads the labels of the inputs, joins or freezes classes, binds parameter axes, and stores the labels
+of the output. An operator without a rule keeps all its inputs whole and is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -18,18 +19,21 @@ __all__ = ["RULES", "rule"]
 
 RULES: dict[str, Rule] = {}
 
-_ELEMENTWISE = """abs add alias bernoulli celu clamp clamp_max clamp_min clone contiguous copy detach div dropout
- elu erf exp feature_dropout gelu hardsigmoid hardswish hardtanh leaky_relu lift_fresh_copy log log_sigmoid
- maximum minimum mish mul neg pow reciprocal relu relu6 rrelu rsqrt rsub selu sigmoid silu softplus sqrt square
- sub tanh threshold to type_as where _to_copy alpha_dropout feature_alpha_dropout logical_not eq ne gt ge lt le
- zeros_like ones_like full_like fill zero masked_fill"""
+_ELEMENTWISE = """
+abs add alias bernoulli celu clamp clamp_max clamp_min clone contiguous copy detach div dropout elu
+erf exp feature_dropout gelu hardsigmoid hardswish hardtanh leaky_relu lift_fresh_copy log
+log_sigmoid log1p maximum minimum mish mul neg pow reciprocal relu relu6 rrelu rsqrt rsub selu
+sigmoid silu softplus sqrt square sub tanh threshold to type_as where _to_copy alpha_dropout
+feature_alpha_dropout logical_not eq ne gt ge lt le zeros_like ones_like full_like fill zero
+masked_fill
+"""
 _SPATIAL = """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
  adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
  max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
  upsample_linear1d upsample_trilinear3d upsample_nearest3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
  reflection_pad2d replication_pad2d reflection_pad1d replication_pad1d"""
 _MOVE = """view reshape flatten unflatten permute transpose t unsqueeze squeeze expand cat concat concatenate
- stack pixel_shuffle pixel_unshuffle channel_shuffle flip repeat swapaxes swapdims movedim moveaxis expand_as
+ stack pixel_shuffle pixel_unshuffle flip repeat swapaxes swapdims movedim moveaxis expand_as
  view_as reshape_as mT numpy_T _unsafe_view unbind tile repeat_interleave"""
 _REDUCE = "mean sum amax amin var std logsumexp linalg_vector_norm norm"
 
@@ -54,8 +58,8 @@ def _convolution(context: Context, node: Node, call: Call) -> None:
     groups = call["groups"]
     name = context.layer(node, weight, _CONVOLUTIONS)
     if name is None:
-        return context.opaque(
-            node, f"a convolution outside of a module, or with a computed weight, at {where(node)}"
+        return context.whole_site(
+            node, "conv", "a convolution outside of a module, or with a computed weight"
         )
     outputs, per_group = value_of(weight).shape[:2]
     inputs = context.along(source, 1)
@@ -63,7 +67,7 @@ def _convolution(context: Context, node: Node, call: Call) -> None:
         kind, written = "conv", context.labels.new(outputs)
         context.bind(weight, 1, inputs)
     elif per_group == 1:
-        # one filter (or several, with a multiplier) per input channel: the output channel is the input channel
+        # one filter (several with a multiplier) per input channel: output and input are one channel
         kind, written = "depthwise", inputs.repeat_interleave(outputs // groups)
     else:
         kind, written = "grouped", context.labels.new(outputs // groups).repeat(groups)
@@ -81,8 +85,8 @@ def _transposed(context: Context, node: Node, call: Call) -> None:
     source, weight, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
     name = context.layer(node, weight, _TRANSPOSED)
     if name is None:
-        return context.opaque(
-            node, f"a convolution outside of a module, or with a computed weight, at {where(node)}"
+        return context.whole_site(
+            node, "conv", "a convolution outside of a module, or with a computed weight"
         )
     total, per_group = value_of(weight).shape[:2]
     inputs = context.along(source, 1)
@@ -106,7 +110,7 @@ def _linear(context: Context, node: Node, call: Call) -> None:
     source, weight, bias = call["input"], call["weight"], call["bias"]
     name = context.layer(node, weight, (nn.Linear,))
     if name is None:
-        return context.opaque(node, f"a matrix product outside of a Linear module at {where(node)}")
+        return context.whole_site(node, "linear", "a matrix product outside of a Linear module")
     inputs = context.along(source, -1)
     written = context.labels.new(value_of(weight).shape[0])
     context.bind(weight, 1, inputs)
@@ -326,14 +330,28 @@ def _split(context: Context, node: Node, call: Call) -> None:
         _equal_parts(context, labels, axis, sizes[0], where(node))
     else:
         context.labels.freeze(labels, f"split into unequal parts at {where(node)}")
-    context.values[node] = list(labels.split(sizes, dim=axis))
+    context.values[node] = list(torch.split(labels, sizes, dim=axis))
 
 
 def _equal_parts(context: Context, labels: Tensor, axis: int, size: int, place: str) -> None:
     """Join the equal parts along ``axis``: the code that divides them expects them to stay equal."""
-    first, *others = labels.split(size, dim=axis)
+    first, *others = torch.split(labels, size, dim=axis)
     for part in others:
         context.labels.unify(first, part, f"part of it stays whole, and the parts must be equal, at {place}")
+
+
+@rule("channel_shuffle native_channel_shuffle")
+def _channel_shuffle(context: Context, node: Node, call: Call) -> None:
+    source, groups = call["self"], call["groups"]
+    size = value_of(source).shape[1]
+    labels = context.along(source, 1)
+    _couple(context, labels.reshape(groups, size // groups), where(node))
+    shuffled = context.labels.roots(labels).reshape(groups, -1).t().reshape(-1)
+    context.values[node] = shuffled.reshape(1, -1, *[1] * (value_of(source).dim() - 2))
+
+
+def _is_view(node: Node) -> bool:
+    return any(name in str(node.target) for name in ("view", "reshape", "unflatten"))
 
 
 @rule(_MOVE)
@@ -358,7 +376,7 @@ def _move(context: Context, node: Node, call: Call) -> None:
     labels = context.labels.compact(moved)
     source = node.all_input_nodes[0]
     before = context.label(source) if isinstance(context.values.get(source), Tensor) else labels
-    if len(varying(labels)) > max(1, len(varying(before))) and len(node.all_input_nodes) == 1:
+    if _is_view(node) and len(varying(labels)) > max(1, len(varying(before))):
         # one axis became several (a view to groups x channels): the groups shrink alike
         axis = varying(labels)[0]
         _equal_parts(context, labels, axis, 1, where(node))

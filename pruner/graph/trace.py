@@ -17,7 +17,7 @@ from pruner.graph.assemble import assemble
 from pruner.graph.context import Call, Context, blank, value_of, where
 from pruner.graph.labels import fixed
 from pruner.graph.rules import RULES
-from pruner.graph.trial import freeze_failing
+from pruner.graph.trial import Failures, try_cuts
 from pruner.graph.types import ChannelGraph
 
 __all__ = ["capture", "trace"]
@@ -38,12 +38,11 @@ def trace(model: nn.Module, example_input: Tensor | tuple[Any, ...], *, trial: b
     args = example_input if isinstance(example_input, tuple) else (example_input,)
     program, args = capture(model, args)
     context = _propagate(model, program)
-    frozen: dict[str, str] = {}
-    graph = assemble(model, program, context, frozen)
+    graph = assemble(model, program, context, Failures())
     if trial and graph.groups:
-        frozen = freeze_failing(model, graph, args)
-        if frozen:
-            graph = assemble(model, program, context, frozen)
+        failed = try_cuts(model, graph, args)
+        if failed.groups or failed.blocks:
+            graph = assemble(model, program, context, failed)
     return graph
 
 
@@ -79,9 +78,14 @@ def _batch_of_two(arg: Any) -> Any:
 
 
 def _user_line(error: BaseException) -> str:
+    frames: list[traceback.FrameSummary] = []
+    chain: BaseException | None = error
+    while chain is not None:
+        frames = [*traceback.extract_tb(chain.__traceback__), *frames]
+        chain = chain.__cause__ or chain.__context__
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in frames
         if not frame.filename.startswith((_TORCH, _PACKAGE)) and Path(frame.filename).is_file()
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
@@ -109,6 +113,11 @@ def _propagate(model: nn.Module, program: ExportedProgram) -> Context:
             context.values[node] = held[node.args[1]] if isinstance(held, list) else blank(value_of(node))
         else:
             _apply(context, node)
+    for node, name in context.leaves.items():
+        path, _, attribute = name.rpartition(".")
+        if attribute == "weight" and not node.users and value_of(node).dim() > 1:
+            # an auxiliary head that only training runs would not fit a trunk that was cut
+            context.whole_sites.setdefault(path, "not run in eval mode, so it is never cut")
     return context
 
 

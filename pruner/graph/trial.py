@@ -1,65 +1,97 @@
-"""Run sample cuts to find groups that the model's own Python code cannot follow (sizes written as numbers)."""
+"""Run sample cuts to find what the model's own Python code cannot follow: sizes written as numbers."""
 
 from __future__ import annotations
 
 import copy
+import operator
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from pruner.graph.types import ChannelGraph
 
-__all__ = ["freeze_failing"]
+__all__ = ["Failures", "try_cuts"]
 
-# the share of channels that a sample cut removes; 0 means one channel, so that counts become odd
-_SAMPLES = (0.0, 0.35)
+# the share of channels that a sample cut removes; the other sample removes one, so that counts become odd
+_SHARE = 0.35
+# far above the rounding of any network in fp32, far below the effect of a channel read from a wrong place
+_DIFFERENT = 1e-3
 
 
-def freeze_failing(model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...]) -> dict[str, str]:
-    """Return the groups whose sample cut makes the model raise, or change its output's shape, and why.
+@dataclass(frozen=True)
+class Failures:
+    """Groups and blocks whose sample cut failed, with the reason."""
 
-    Cuts run on the meta device, without arithmetic; on the model's own device where its code needs values.
-    All groups are cut at once; only when that fails are they tried one after the other.
+    groups: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, str] = field(default_factory=dict)
+
+
+Test = Callable[[Sequence[str]], str | None]
+
+
+def try_cuts(model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...]) -> Failures:
+    """Return the groups and blocks whose sample cut the model cannot follow, and why.
+
+    First on the meta device, without arithmetic: the cut model must run and keep its output shapes. Then with
+    numbers: it must compute what the masked original computes. All groups are cut at once; only when that
+    fails are they tried one after the other.
     """
     run = _runner(model, args)
     if run is None:
-        return dict.fromkeys(graph.groups, "the model does not run on its own copy, so no cut could be tried")
-    candidates = [name for name, group in graph.groups.items() if group.size > 1]
-    if _failure(run, graph, candidates) is None:
+        why = "a copy of the model does not run, so no cut could be tried"
+        return Failures(dict.fromkeys(graph.groups, why), {block.name: why for block in graph.blocks})
+    groups = [name for name, group in graph.groups.items() if group.size > 1]
+    failed = Failures()
+    for runner, shares in ((run, (0.0, _SHARE)), *((run, (_SHARE,)) for run in _numbers(model, args, graph))):
+
+        def cut_groups(
+            names: Sequence[str], runner: Run = runner, shares: tuple[float, ...] = shares
+        ) -> str | None:
+            samples = (_sample(graph, names, share) for share in shares)
+            return next((why for keep in samples if (why := runner(graph, keep, ())) is not None), None)
+
+        def cut_blocks(names: Sequence[str], runner: Run = runner) -> str | None:
+            return runner(graph, {}, names)
+
+        failed.groups.update(_screen(cut_groups, [n for n in groups if n not in failed.groups]))
+        names = [block.name for block in graph.blocks if block.name not in failed.blocks]
+        failed.blocks.update(_screen(cut_blocks, names))
+    return failed
+
+
+def _screen(test: Test, names: Sequence[str]) -> dict[str, str]:
+    """Return the failing ones of ``names`` with the message: alone, or together with the accepted ones."""
+    if not names or test(names) is None:
         return {}
-    failed: dict[str, str] = {}
-    accepted: list[str] = []
-    for name in candidates:
-        if (why := _failure(run, graph, [name])) is None:
-            accepted.append(name)
-        else:
-            failed[name] = why
-    if _failure(run, graph, accepted) is None:
+    failed = {name: why for name in names if (why := test([name])) is not None}
+    accepted = [name for name in names if name not in failed]
+    if not accepted or test(accepted) is None:
         return failed
     together: list[str] = []
     for name in accepted:
-        if (why := _failure(run, graph, [*together, name])) is None:
+        if (why := test([*together, name])) is None:
             together.append(name)
         else:
             failed[name] = why
     return failed
 
 
-Run = Callable[[ChannelGraph, dict[str, list[int]]], None]
+Run = Callable[[ChannelGraph, dict[str, list[int]], Sequence[str]], str | None]
 
 
 def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
-    """Return a function that raises when a cut model cannot run, on the cheapest device that works."""
-    from pruner.surgery import remove
+    """Return a function that cuts and runs the model on the cheapest device that works, or None."""
+    from pruner.surgery import remove, skeleton
 
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     for place in (torch.device("meta"), device):
-        small = copy.deepcopy(model).to(place).eval()
-        moved = tree_map_only(Tensor, lambda tensor, place=place: tensor.to(place), args)
+        small = (skeleton(model) if place.type == "meta" else copy.deepcopy(model)).eval()
+        moved: tuple[Any, ...] = tree_map_only(Tensor, operator.methodcaller("to", place), args)
         try:
             with torch.no_grad():
                 expected = _shapes(small(*moved))
@@ -69,36 +101,63 @@ def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
         def run(
             graph: ChannelGraph,
             keep: dict[str, list[int]],
+            blocks: Sequence[str],
             small: nn.Module = small,
             moved: tuple[Any, ...] = moved,
             expected: Any = expected,
-        ) -> None:
-            with torch.no_grad():
-                shapes = _shapes(remove(small, graph, keep)(*moved))
-            if shapes != expected:
-                raise ValueError(f"the output's shape changes from {expected} to {shapes}")
+        ) -> str | None:
+            try:
+                with torch.no_grad():
+                    shapes = _shapes(remove(small, graph, keep, blocks=blocks)(*moved))
+            except Exception as error:  # whatever the model's own code raises is the reason
+                message = (str(error).strip() or type(error).__name__).splitlines()[0]
+                return f"the model cannot run with it cut: {message}"
+            return None if shapes == expected else f"the output's shape becomes {shapes} with it cut"
 
         return run
     return None
+
+
+def _numbers(model: nn.Module, args: tuple[Any, ...], graph: ChannelGraph) -> list[Run]:
+    """Return a runner that compares numbers, or none when the model is not a function of its input."""
+    from pruner.oracle import check
+
+    random_args = tree_map_only(Tensor, _noise, args)
+
+    def run(graph: ChannelGraph, keep: dict[str, list[int]], blocks: Sequence[str]) -> str | None:
+        try:
+            result = check(model, graph, keep, blocks, inputs=random_args, tolerance=_DIFFERENT)
+        except Exception as error:  # the meta device skips some checks of the real kernels
+            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"the model cannot run with it cut: {message}"
+        if result.ok:
+            return None
+        return (
+            "cut to size it does not compute what it computes masked "
+            f"(relative error {result.max_relative_error:.1e}); a size is written as a number in its code"
+        )
+
+    # a model that is random, or does not run on the CPU in fp32, is only tried for its shapes
+    repeatable = run(graph, {}, ()) is None
+    return [run] if repeatable and tree_leaves(args) else []
+
+
+def _noise(tensor: Tensor) -> Tensor:
+    # an example of zeros would hide differences
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
 
 
 def _shapes(output: Any) -> Any:
     return tree_map(lambda leaf: tuple(leaf.shape) if isinstance(leaf, Tensor) else None, output)
 
 
-def _failure(run: Run, graph: ChannelGraph, names: Iterable[str]) -> str | None:
-    """Return the message of the first sample cut of ``names`` that fails, or None."""
-    names = list(names)
-    for share in _SAMPLES:
-        keep = {}
-        for name in names:
-            size = graph.groups[name].size
-            count = min(size - 1, max(1, round(share * size)))
-            gone = set(random.Random(name).sample(range(size), count)) if share else {0}
-            keep[name] = [channel for channel in range(size) if channel not in gone]
-        try:
-            run(graph, keep)
-        except Exception as error:  # whatever the model's own code raises is the reason
-            message = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return f"the model cannot run with fewer channels: {message}"
-    return None
+def _sample(graph: ChannelGraph, names: Sequence[str], share: float) -> dict[str, list[int]]:
+    """Return what a sample cut keeps: all but the first channel, or a random part."""
+    keep = {}
+    for name in names:
+        size = graph.groups[name].size
+        count = min(size - 1, max(1, round(share * size)))
+        gone = set(random.Random(name).sample(range(size), count)) if share else {0}
+        keep[name] = [channel for channel in range(size) if channel not in gone]
+    return keep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -139,9 +138,9 @@ class ChannelGraph:
                 readers[group].append(site.name)
         channels = sum(group.size for group in self.groups.values())
         lines = [f"{len(self.groups)} groups, {channels} channels, {len(self.sites)} sites"]
-        for name, group in self.groups.items():
+        for name, entry in self.groups.items():
             mark = " (normalised over)" if name in self.normalised else ""
-            lines.append(f"  {name}: {group.size} channels{mark}")
+            lines.append(f"  {name}: {entry.size} channels{mark}")
             lines.append(f"    written by {', '.join(writers[name])}")
             lines.append(f"    read by {', '.join(readers[name]) or 'nobody'}")
         lines.append(f"{len(self.blocks)} removable blocks")
@@ -151,8 +150,5 @@ class ChannelGraph:
         for title, entries in (("stays whole", self.frozen), ("notes", self.notes)):
             if entries:
                 lines.append(f"{title}: {len(entries)}")
-                lines += [f"  {entry.what}: {entry.why}" for entry in entries]
-        repeated = [why for why, times in Counter(entry.why for entry in self.frozen).items() if times > 2]
-        if repeated:
-            lines.append("most frequent reason: " + repeated[0])
+                lines += [f"  {whole.what}: {whole.why}" for whole in entries]
         return "\n".join(lines)

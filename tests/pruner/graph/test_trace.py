@@ -1,0 +1,506 @@
+"""Channel graphs of many kinds of networks, each checked by the removal oracle."""
+
+import random
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from latency_model.errors import ModelError
+from latency_model.network import Channels
+from pruner.graph import trace
+from pruner.oracle import check
+
+
+def conv(i, o, k=3, **options):
+    return nn.Sequential(
+        nn.Conv2d(i, o, k, padding=k // 2, bias=False, **options), nn.BatchNorm2d(o), nn.ReLU()
+    )
+
+
+class Basic(nn.Module):
+    def __init__(self, i, o, stride=1):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or i != o:
+            self.downsample = nn.Sequential(nn.Conv2d(i, o, 1, stride, bias=False), nn.BatchNorm2d(o))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class CifarResNet(nn.Module):
+    def __init__(self, depth=2, widths=(16, 32, 64)):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0])
+        width = widths[0]
+        for stage, after in enumerate(widths):
+            blocks = [
+                Basic(width if b == 0 else after, after, 2 if stage and b == 0 else 1) for b in range(depth)
+            ]
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            width = after
+        self.fc = nn.Linear(width, 10)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.fc(x.mean((2, 3)))
+
+
+class PadShortcut(nn.Module):
+    """The parameter-free shortcut of the first ResNets: a strided slice, padded with zero channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(3, 8)
+        self.branch = nn.Sequential(conv(8, 12), nn.Conv2d(12, 16, 3, 2, 1), nn.BatchNorm2d(16))
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(F.relu(self.branch(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))))
+
+
+class Vgg(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(conv(3, 8), nn.MaxPool2d(2), conv(8, 12), nn.AdaptiveAvgPool2d(7))
+        self.classifier = nn.Sequential(nn.Linear(12 * 49, 20), nn.ReLU(), nn.Dropout(), nn.Linear(20, 5))
+
+    def forward(self, x):
+        return self.classifier(torch.flatten(self.features(x), 1))
+
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8 + 6 * i) for i in range(3))
+        self.convs = nn.ModuleList(nn.Conv2d(8 + 6 * i, 6, 3, padding=1) for i in range(3))
+        self.fc = nn.Linear(26, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for norm, layer in zip(self.norms, self.convs, strict=True):
+            x = torch.cat([x, layer(F.relu(norm(x)))], 1)
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(c, 4, 1), nn.Conv2d(4, c, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.up(F.silu(self.down(x.mean((2, 3), keepdim=True)))))
+
+
+class Inverted(nn.Module):
+    def __init__(self, i, o, multiplier=1):
+        super().__init__()
+        wide = 3 * i
+        self.body = nn.Sequential(
+            conv(i, wide, 1),
+            conv(wide, wide * multiplier, groups=wide),
+            SqueezeExcite(wide * multiplier),
+            nn.Conv2d(wide * multiplier, o, 1),
+            nn.BatchNorm2d(o),
+        )
+        self.add = i == o
+
+    def forward(self, x):
+        return x + self.body(x) if self.add else self.body(x)
+
+
+class Shuffle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(3, 12)
+        self.branches = nn.ModuleList(
+            nn.Sequential(conv(6, 6, 1), conv(6, 6, groups=6), conv(6, 6, 1)) for _ in range(2)
+        )
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for branch in self.branches:
+            left, right = x.chunk(2, dim=1)
+            x = torch.cat([left, branch(right)], 1)
+            b, c, h, w = x.shape
+            x = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+        return self.head(x.mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """A spatial map of one channel, a channel scale parameter, and a PReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.map, self.act = conv(3, 8), nn.Conv2d(8, 1, 3, padding=1), nn.PReLU(8)
+        self.scale = nn.Parameter(torch.randn(8, 1, 1))
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.act(self.stem(x)) * self.scale
+        return self.head(x * torch.sigmoid(self.map(x)))
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(3, 16, 1), conv(16, 24, groups=4), conv(24, 24, groups=24), nn.ConvTranspose2d(24, 10, 2, 2)
+        )
+        self.up = nn.ConvTranspose2d(10, 12, 2, 2, groups=2)
+        self.head = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        return self.head(F.relu(self.up(F.relu(self.body(x)))))
+
+
+class SubPixel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.tail = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.tail(F.relu(F.pixel_shuffle(self.body(x), 2)))
+
+
+class Shared(nn.Module):
+    """One module called twice, and one module under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.twice = conv(3, 8), nn.Conv2d(8, 8, 3, padding=1)
+        self.alias, self.head = self.twice, nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(F.relu(self.alias(F.relu(self.twice(F.relu(self.twice(x)))))))
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(1, 8)
+        self.wide, self.layer_norm, self.head = nn.Conv2d(8, 12, 1), nn.LayerNorm(12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.wide(F.gelu(self.norm(self.stem(x)))).permute(0, 2, 3, 1)
+        return self.head(self.layer_norm(x)).mean((1, 2))
+
+
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.join = conv(3, 8), conv(3, 6), conv(14, 10)
+        self.head = nn.Conv2d(10, 4, 1)
+
+    def forward(self, a, b):
+        x = self.join(torch.cat([self.left(a), self.right(b)], 1))
+        return {"out": self.head(x), "also": (self.head(x).mean(),)}
+
+
+NETS = {
+    "cifar": lambda: CifarResNet(2, (8, 12, 16)),
+    "pad": PadShortcut,
+    "vgg": Vgg,
+    "dense": Dense,
+    "mobile": lambda: nn.Sequential(
+        conv(3, 6), Inverted(6, 6), Inverted(6, 8, multiplier=2), Inverted(8, 8), nn.Conv2d(8, 4, 1)
+    ),
+    "shuffle": Shuffle,
+    "attention": Attention,
+    "grouped": Grouped,
+    "subpixel": SubPixel,
+    "shared": Shared,
+    "normed": Normed,
+}
+
+CHANNELS = {
+    "cifar": 8 + 12 + 16 + 2 * (8 + 12 + 16),
+    "pad": 8 + 12,  # the four padded channels on each side keep theirs whole
+    "vgg": 8 + 12 + 20,
+    "dense": 8 + 3 * 6,
+    "mobile": 6 + 18 + 4 + 18 + 4 + 8 + 24 + 4,
+    "shuffle": 3 + 6 + 6,
+    "attention": 8,  # the map of one channel stays
+    "grouped": 16 // 4 + 24 // 4 + 10 // 2 + 12 // 2,
+    "subpixel": 6,
+    "shared": 8,
+    "normed": 8 + 12,
+}
+
+
+def draw(graph, seed, *, least=1):
+    rng = random.Random(seed)
+    return {
+        name: sorted(rng.sample(range(group.size), rng.randint(min(least, group.size), group.size)))
+        for name, group in graph.groups.items()
+    }
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_random_cuts_compute_what_the_masked_network_computes(name):
+    torch.manual_seed(0)
+    model = NETS[name]()
+    x = torch.randn(2, 3, 16, 16)
+    graph = trace(model, x)
+    assert model.training
+    assert sum(graph.sizes().values()) == CHANNELS[name]
+    for seed in range(4):
+        result = check(model, graph, draw(graph, seed), inputs=x, seed=seed)
+        assert result.ok, (seed, result)
+    single = {name: [group.size - 1] for name, group in graph.groups.items()}
+    assert check(model, graph, single, inputs=x).ok
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "shufflenet_v2_x0_5", "mobilenet_v3_small"])
+def test_torchvision(name):
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)()
+    graph = trace(model, torch.randn(1, 3, 64, 64))
+    assert {entry.why for entry in graph.frozen} == {"model output"}
+    assert check(model, graph, draw(graph, 1), seed=1).ok
+
+
+def test_resnet50_has_the_published_groups_and_is_fast():
+    start = time.process_time()
+    graph = trace(torchvision.models.resnet50(), torch.randn(2, 3, 64, 64))
+    assert time.process_time() - start < 20
+    assert (len(graph.groups), sum(graph.sizes().values())) == (37, 11456)
+    assert len(graph.blocks) == 16
+
+
+def test_cifar_resnet56_has_the_published_groups():
+    graph = trace(CifarResNet(9), torch.randn(2, 3, 32, 32), trial=False)
+    assert (len(graph.groups), sum(graph.sizes().values())) == (30, 1120)
+    assert next(iter(graph.groups)) == "conv1"
+    assert list(graph.groups)[1] == "layer1.0.conv1"
+    convs = [site for site in graph.sites if site.kind == "conv"]
+    highway = sum(
+        ("conv1", 1) in channels.terms for site in convs for channels in (site.inputs, site.outputs)
+    )
+    assert highway == 21
+    assert len(graph.blocks) == 27
+
+
+def test_flatten_counts_every_position_of_a_channel():
+    graph = trace(Vgg(), torch.randn(2, 3, 16, 16))
+    inputs, outputs = graph.axes()["classifier.0"]
+    assert inputs == Channels(0, (("features.2.0", 49),))
+    assert outputs == Channels(0, (("classifier.0", 1),))
+    member = next(m for m in graph.groups["features.2.0"].members if m.parameter == "classifier.0.weight")
+    assert member.indices[1] == tuple(range(49, 98))
+    gate = next(g for g in graph.gates if g.module == "classifier.0")
+    assert gate.channels == tuple(c for c in range(12) for _ in range(49))
+
+
+def test_concat_has_one_term_for_each_part():
+    graph = trace(Dense(), torch.randn(2, 3, 16, 16))
+    assert graph.axes()["convs.1"][0] == Channels(0, (("stem", 1), ("convs.0", 1)))
+    assert {gate.group for gate in graph.gates if gate.module == "fc"} == {
+        "stem",
+        "convs.0",
+        "convs.1",
+        "convs.2",
+    }
+
+
+def test_depthwise_is_no_consumer():
+    graph = trace(NETS["mobile"](), torch.randn(2, 3, 16, 16))
+    depthwise = {site.name for site in graph.sites if site.kind == "depthwise"}
+    assert len(depthwise) == 3
+    assert not depthwise & {gate.module for gate in graph.gates}
+    assert graph.axes()["2.body.1.0"][1].terms == (("2.body.0.0", 2),)
+
+
+def test_several_inputs_and_outputs():
+    model, args = Several(), (torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8))
+    graph = trace(model, args)
+    assert list(graph.groups) == ["left.0", "right.0", "join.0"]
+    assert check(model, graph, {"left.0": [1], "right.0": [0, 5], "join.0": [2]}, inputs=args).outputs == 2
+
+
+def test_explain_names_groups_blocks_and_reasons():
+    graph = trace(NETS["cifar"](), torch.randn(2, 3, 16, 16))
+    text = graph.explain()
+    for part in (
+        "layer1.0.conv1: 8 channels",
+        "6 removable blocks",
+        "fc: model output",
+        "shortcut layer2.0.downsample",
+    ):
+        assert part in text
+
+
+def test_an_unknown_operator_keeps_its_input_whole_and_says_where():
+    class Unknown(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = conv(3, 8), conv(8, 8), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.b(self.a(x))
+            return self.c(torch.cumsum(x, 1))
+
+    graph = trace(Unknown(), torch.randn(2, 3, 8, 8))
+    assert list(graph.groups) == ["a.0"]
+    reasons = {entry.what: entry.why for entry in graph.frozen}
+    assert "aten.cumsum at test_trace.py:" in reasons["b.0"]
+
+
+@pytest.mark.parametrize("hard", ["split", "view", "slice"])
+def test_sizes_written_as_numbers_are_found_by_the_trial(hard):
+    class Hard(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = conv(3, 8), conv(8, 8), nn.Conv2d(4 if hard == "slice" else 8, 2, 1)
+
+        def forward(self, x):
+            x = self.b(self.a(x))
+            if hard == "split":
+                x = torch.cat(x.split(4, dim=1)[::-1], 1)
+            elif hard == "view":
+                x = x.view(x.shape[0], -1, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+            else:
+                x = x[:, :4] + x[:, 4:]
+            return self.c(x)
+
+    model, x = Hard(), torch.randn(2, 3, 8, 8)
+    graph = trace(model, x)
+    assert list(graph.groups) == ["a.0"]
+    assert any(
+        entry.what == "b.0" and ("with it cut" in entry.why or "masked" in entry.why)
+        for entry in graph.frozen
+    )
+    assert check(model, graph, {"a.0": [1, 2]}, inputs=x).ok
+    assert "b.0" in trace(model, x, trial=False).groups
+
+
+def test_a_computed_weight_stays_whole_but_its_site_is_listed():
+    model = nn.Sequential(
+        conv(3, 8), nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), nn.Conv2d(8, 2, 1)
+    )
+    graph = trace(model, torch.randn(2, 3, 8, 8))
+    assert not graph.groups
+    assert graph.axes()["1"] == (Channels(8), Channels(8))
+    assert any(entry.what == "1" and "computed weight" in entry.why for entry in graph.frozen)
+
+
+def test_a_head_that_only_training_runs_is_reported():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head, self.aux = conv(3, 8), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+    graph = trace(Auxiliary(), torch.randn(2, 3, 8, 8))
+    assert {entry.what: entry.why for entry in graph.frozen}["aux"].startswith("not run in eval mode")
+
+
+def test_an_untraceable_model_names_the_line():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            y = self.a(x)
+            if y.mean() > 0:
+                y = -y
+            return y
+
+    line = Branches.forward.__code__.co_firstlineno + 2
+    with pytest.raises(ModelError, match=rf"Branches at .*test_trace.py:{line}"):
+        trace(Branches(), torch.randn(2, 3, 8, 8))
+
+
+class RandomNet(nn.Module):
+    """A random graph of convolutions, additions, concatenations, chunks and shuffles."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps, self.layers = steps, nn.ModuleList()
+        widths = [8]
+        self.stem = conv(3, 8)
+        for kind, first, second in steps:
+            a, b = widths[first % len(widths)], widths[second % len(widths)]
+            layer: nn.Module = nn.Identity()
+            if kind == "conv":
+                layer, width = conv(a, 4 + 2 * (second % 3)), 4 + 2 * (second % 3)
+            elif kind == "depthwise":
+                layer, width = conv(a, a, groups=a), a
+            elif kind == "grouped":
+                layer, width = conv(a, 8, groups=2), 8
+            elif kind == "add":
+                layer, width = conv(b, a, 1), a
+            elif kind == "cat":
+                width = a + b
+            elif kind == "chunk":
+                width = a // 2
+            else:
+                width = a
+            self.layers.append(layer)
+            widths.append(width if width % 2 == 0 and width <= 24 else 8)
+            if widths[-1] != width:
+                self.layers[-1] = (
+                    nn.Sequential(layer, conv(width, 8, 1)) if kind != "cat" else conv(width, 8, 1)
+                )
+        self.head = nn.Conv2d(sum(widths), 3, 1)
+
+    def forward(self, x):
+        values = [self.stem(x)]
+        for (kind, first, second), layer in zip(self.steps, self.layers, strict=True):
+            a, b = values[first % len(values)], values[second % len(values)]
+            if kind == "add":
+                y = (
+                    a + layer[0](b)
+                    if len(layer) == 2 and isinstance(layer[0], nn.Sequential)
+                    else a + layer(b)
+                )
+                y = layer[1](y) if len(layer) == 2 and isinstance(layer[0], nn.Sequential) else y
+            elif kind == "cat":
+                y = layer(torch.cat([a, b], 1))
+            elif kind == "chunk":
+                left, right = a.chunk(2, 1)
+                y = layer(left * right)
+            elif kind == "shuffle":
+                y = layer(a.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2))
+            else:
+                y = layer(a)
+            values.append(F.relu(y))
+        return self.head(torch.cat(values, 1))
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["conv", "depthwise", "grouped", "add", "cat", "chunk", "shuffle"]),
+        st.integers(0, 9),
+        st.integers(0, 9),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps, st.integers(0, 1000))
+def test_random_graphs(steps, seed):
+    torch.manual_seed(seed)
+    model, x = RandomNet(steps), torch.randn(2, 3, 6, 6)
+    graph = trace(model, x, trial=False)
+    assert check(model, graph, draw(graph, seed), inputs=x, seed=seed).ok
