@@ -82,7 +82,8 @@ def test_our_networks(name, tmp_path):
     compare(loaded, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet50", "squeezenet1_1"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
 def test_torchvision_networks(name, tmp_path):
     loaded = load_model(f"torchvision:{name}", seed=0)
     randomise(loaded.module)
