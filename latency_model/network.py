@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -77,6 +78,30 @@ class NetworkCost:
                 raise InputError(f"channel group {group} has 0 to {counts[group]} channels, not {count}")
             counts[group] = count
         return counts
+
+    def regroup(
+        self, axes: Mapping[str, tuple[Channels, Channels]], groups: Mapping[str, int]
+    ) -> NetworkCost:
+        """Return the same network on other channel groups: ``axes`` has (inputs, outputs) by site name.
+
+        A site that ``axes`` lacks keeps its full width at every count; names that are no convolution of this
+        network (linear layers) are ignored. Raises ``InputError`` when an axis at the full counts of
+        ``groups`` does not have as many channels as the convolution.
+        """
+        sites = []
+        for site in self.sites:
+            full = site.shape.in_channels, site.shape.out_channels
+            inputs, outputs = axes.get(site.name, (Channels(full[0]), Channels(full[1])))
+            for axis, size, side in ((inputs, full[0], "reads"), (outputs, full[1], "writes")):
+                if unknown := [group for group, _ in axis.terms if group not in groups]:
+                    raise InputError(f"site {site.name} refers to the unknown channel group {unknown[0]!r}")
+                if axis.count(groups) != size:
+                    raise InputError(
+                        f"site {site.name} {side} {size} channels, but its channel groups have "
+                        f"{axis.count(groups)}; they were made for another model"
+                    )
+            sites.append(dataclasses.replace(site, inputs=inputs, outputs=outputs))
+        return NetworkCost(self.name, tuple(sites), groups, self.others)
 
     def shapes(self, counts: Mapping[str, int] | None = None) -> Iterator[tuple[Site, ConvShape]]:
         """Yield each convolution that runs at ``counts`` (full width if not given)."""

@@ -1,0 +1,64 @@
+"""A network as a list of operators in execution order: what the torch and the ONNX reader both produce."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+from latency_model.shapes import ConvShape
+
+__all__ = ["RESHAPES", "Graph", "Op", "unique"]
+
+# They change only the description of a tensor, not its bytes.
+RESHAPES = frozenset({"flatten", "view", "reshape", "squeeze", "unsqueeze", "getitem", "size"})
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator: a readable ``kind``, the values it reads and writes, and the size of the first it writes.
+
+    ``inputs`` are activations only; weights and constants are left out, so an ``add`` with a constant has one
+    input. ``conv`` is set for 2-D convolutions: pattern ``conv`` or ``conv+bias``, and ``site`` is its name.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dims: tuple[int, ...] = ()
+    site: str = ""
+    conv: ConvShape | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operators in execution order, the values that come from outside, and those that go out."""
+
+    ops: tuple[Op, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @cached_property
+    def uses(self) -> Counter[str]:
+        """How often each value is read, as an output of the network too."""
+        return Counter([name for op in self.ops for name in op.inputs] + list(self.outputs))
+
+    @cached_property
+    def producer(self) -> dict[str, Op]:
+        """The operator that writes each value."""
+        return {name: op for op in self.ops for name in op.outputs}
+
+    @cached_property
+    def readers(self) -> dict[str, list[Op]]:
+        """The operators that read each value."""
+        found: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for name in op.inputs:
+                found.setdefault(name, []).append(op)
+        return found
+
+
+def unique(name: str, seen: Counter[str]) -> str:
+    """Return ``name``, or ``name#2`` and so on when ``seen`` has it, and record it."""
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}#{seen[name]}"

@@ -1,0 +1,166 @@
+"""The rules of fusion against ONNX Runtime itself: its optimised graph has the patterns that we say."""
+
+import contextlib
+import io
+from collections import Counter
+
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from latency_model.harvest import harvest
+from latency_model.zoo import LoadedModel, load_model
+
+ort = pytest.importorskip("onnxruntime")
+
+_NOT_OURS = {"Sigmoid", "HardSigmoid"}  # fused by the runtime, no pattern of a table
+
+
+def randomise(module):
+    """Give norms and biases values: the exporter drops a bias that is all zeros."""
+    generator = torch.Generator().manual_seed(0)
+    for part in module.modules():
+        for name in ("running_mean", "bias"):
+            tensor = getattr(part, name, None)
+            if isinstance(tensor, torch.Tensor):
+                tensor.data.normal_(generator=generator)
+    return module.eval()
+
+
+def attribute(node, name):
+    return next((entry.s.decode() for entry in node.attribute if entry.name == name), "")
+
+
+def optimised(module, shape, path):
+    """Return the patterns of the convolutions that ONNX Runtime runs, and the counts of its other nodes."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        program = torch.onnx.export(module, (torch.zeros(1, *shape),), dynamo=True, verbose=False)
+    (path / "m.onnx").write_bytes(program.model_proto.SerializeToString())
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(path / "optimised.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(str(path / "m.onnx"), options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(path / "optimised.onnx").graph.node
+    patterns, others = Counter(), Counter()
+    for node in nodes:
+        if node.op_type not in ("Conv", "FusedConv"):
+            others[node.op_type] += 1
+            continue
+        activation = attribute(node, "activation")
+        given = [len(node.input) > place and bool(node.input[place]) for place in (2, 3)]
+        parts = [
+            "conv",
+            "bias" if given[0] else "",
+            "add" if given[1] else "",
+            "" if activation in _NOT_OURS else activation.lower(),
+        ]
+        patterns["+".join(filter(None, parts))] += 1
+        others[activation] += activation in _NOT_OURS
+    if not any(attribute(n, "activation") or n.domain.endswith("nchwc") for n in nodes):
+        pytest.skip("this ONNX Runtime does not fuse on this processor")
+    return patterns, others
+
+
+def compare(loaded, path):
+    patterns, others = optimised(loaded.module, loaded.input_shape, path)
+    network = harvest(loaded, batch=1)
+    assert Counter(site.shape.pattern for site in network.sites) == patterns
+    for ours, theirs in (("add", "Add"), ("relu", "Relu"), ("clip", "Clip"), ("mul", "Mul")):
+        assert network.others.get(ours, 0) == others[theirs] - (
+            network.others.get("hardswish", 0) if ours == "mul" else 0
+        ), ours
+    from_file = harvest(load_model(str(path / "m.onnx")), batch=1)
+    assert {(s.name, s.shape) for s in from_file.sites} == {(s.name, s.shape) for s in network.sites}
+
+
+@pytest.mark.parametrize("name", ["resnet20", "digits_resnet"])
+def test_our_networks(name, tmp_path):
+    loaded = load_model(name, seed=0)
+    randomise(loaded.module)
+    compare(loaded, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
+def test_torchvision_networks(name, tmp_path):
+    loaded = load_model(f"torchvision:{name}", seed=0)
+    randomise(loaded.module)
+    compare(LoadedModel(name, loaded.module, (3, 64, 64), 1000), tmp_path)
+
+
+class Case(nn.Module):
+    def __init__(self, wire, channels):
+        super().__init__()
+        self.stem, self.a, self.b = (nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(3))
+        self.p, self.q = (nn.Conv2d(channels, channels, 1) for _ in range(2))
+        self.wire = wire
+
+    def forward(self, x):
+        return self.wire(self, torch.relu(self.stem(x)))
+
+
+def used_twice(net, x):
+    y = net.b(x)
+    return net.q(torch.relu(y + x) + y)
+
+
+def projection_first(net, x):
+    skip = net.p(x)
+    return net.q(torch.relu(net.b(torch.relu(net.a(x))) + skip))
+
+
+def activation_and_other_reader(net, x):
+    y = net.b(x)
+    return net.q(torch.relu(y)) + y
+
+
+def sum_with_two_readers(net, x):
+    y = net.b(x) + x
+    return torch.relu(y) + net.q(y)
+
+
+CASES = {
+    "identity": lambda n, x: torch.relu(n.b(torch.relu(n.a(x))) + x),
+    "identity, other order": lambda n, x: torch.relu(x + n.b(torch.relu(n.a(x)))),
+    "projection": lambda n, x: torch.relu(n.b(torch.relu(n.a(x))) + n.p(x)),
+    "projection first": projection_first,
+    "no activation": lambda n, x: n.q(n.b(torch.relu(n.a(x))) + x),
+    "clip after the sum": lambda n, x: n.q(F.relu6(n.b(x) + x)),
+    "hardswish": lambda n, x: n.q(F.hardswish(n.b(x))),
+    "hardswish after the sum": lambda n, x: n.q(F.hardswish(n.b(x) + x)),
+    "hardswish at the end": lambda n, x: F.hardswish(n.b(x)),
+    "silu": lambda n, x: n.q(F.silu(n.b(x))),
+    "clip": lambda n, x: n.q(F.relu6(n.b(x))),
+    "clip from below": lambda n, x: n.q(n.b(x).clamp(min=0.1)),
+    "activation before the sum": lambda n, x: n.q(torch.relu(n.b(x)) + x),
+    "one side activated": lambda n, x: torch.relu(torch.relu(n.b(x)) + n.a(x)),
+    "used twice": used_twice,
+    "sum with two readers": sum_with_two_readers,
+    "activation and another reader": activation_and_other_reader,
+    "itself": lambda n, x: (lambda y: torch.relu(y + y))(n.b(x)),
+    "pool": lambda n, x: torch.relu(n.b(x) + F.max_pool2d(x, 3, 1, 1)),
+    "a constant": lambda n, x: torch.relu(n.b(x) + 1.5),
+    "broadcast": lambda n, x: torch.relu(n.b(x) + x.mean((2, 3), keepdim=True)),
+    "three": lambda n, x: torch.relu(n.a(x) + n.b(x) + n.p(x)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wiring(case, tmp_path):
+    module = randomise(Case(CASES[case], 32))
+    # what no case reaches must not count as a site
+    compare(LoadedModel(case, module, (32, 8, 8)), tmp_path)
+
+
+def test_an_addition_to_the_input_image_is_not_fused(tmp_path):
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(32, 32, 3, 1, 1)
+
+        def forward(self, x):
+            return torch.relu(self.conv(x) + x)
+
+    compare(LoadedModel("skip", randomise(Skip()), (32, 8, 8)), tmp_path)
