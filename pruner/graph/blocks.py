@@ -118,6 +118,8 @@ def _block(
     )
     if not sites:
         raise _NoBlockError("the branch has no convolution")
+    if not modules and _name(output) == _name(source) == "relu":
+        activation = ""  # what comes in is already rectified: a second ReLU would only cost time
     return Block(path, own, sites, tail, modules, activation)
 
 

@@ -47,9 +47,9 @@ class GatorConfig:
     initial_keep: float = 0.995
     reach: float = 0.6
     dual_rate: float = 100.0
-    fall: float = 0.25
-    horizon: float = 0.05
-    smoothing: float = 0.1
+    fall: float = 0.15
+    horizon: float = 0.1
+    smoothing: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 1e-4
     min_price: float = 0.05
@@ -169,10 +169,10 @@ class _Gating(Callback):
         """Close channels, read the prices of the present state, and move lambda."""
         self.gates.train()
         self.gates.zero_grad(set_to_none=True)
-        self._close(step)
         late = max(0.0, (step.progress - self.config.reach) / (1 - self.config.reach))
         keep = self.gates.keep()
         self.ratio, self.prices = self.price(keep, 0.5 * late)
+        self._close(step)
         # Gates need many steps to fall, so lambda answers to where they are heading, not to where they are.
         ahead = self.config.horizon * step.steps
         future = {
@@ -198,7 +198,7 @@ class _Gating(Callback):
         )
         spare = self.price.value(mask) - aim if low else 0.0
         for _, name, channel in low:
-            price = self.prices.get(name, 0.0)
+            price = self.prices[name]
             if mask[name].sum() <= self.floors[name] or spare < price:
                 continue
             mask[name][channel] = 0

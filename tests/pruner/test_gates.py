@@ -78,7 +78,7 @@ def test_masked_gates_equal_the_cut_network(net):
 def test_one_sample_per_group_image_and_step(net):
     graph = trace(net, torch.zeros(2, 3, 8, 8))
     gates = Gates(graph, initial_keep=0.5).train()
-    torch.manual_seed(3)
+    x = torch.randn(64, 3, 8, 8).abs()
     gates.attach(net)
     seen = {}
     handles = [
@@ -88,7 +88,7 @@ def test_one_sample_per_group_image_and_step(net):
         for point in graph.gates
         if point.group == "conv1" and point.module != "fc"
     ]
-    x = torch.randn(64, 3, 8, 8).abs()
+    torch.manual_seed(3)
     net(x)
     first = dict(gates.last)
     closed = first["conv1"] == 0
