@@ -150,4 +150,6 @@ def train(
         return
     last = history.epochs[-1].validation_accuracy
     told = "" if last is None else f" (validation {last:.2f} %)"
-    console.print(f"test accuracy {test_accuracy:.2f} %{told}; weights in {target}", highlight=False)
+    console.print(
+        f"test accuracy {test_accuracy:.2f} %{told}; weights in {target}", highlight=False, soft_wrap=True
+    )
