@@ -62,12 +62,12 @@ def train(
     from latency_model.errors import DataError, InputError, ModelError
     from latency_model.files import write_json
     from latency_model.zoo import load_model, load_weights
-    from pruner.data import expect_classes, load_data
+    from pruner.data import load_data
     from pruner.data.seeds import mix_seed
     from pruner.training import EpochRecord, evaluate, fit
     from pruner.training.state import save_tensors
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=()):
         torch.manual_seed(mix_seed("init", seed))
         loaded = load_model(model)
     if loaded.module is None:
@@ -80,12 +80,18 @@ def train(
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot train on the device {device!r} ({reason}); give cpu or cuda:0") from error
     splits = load_data(data, validation=validation, seed=seed, image_size=image_size, quiet=as_json)
-    expect_classes(splits, loaded.classes, model=loaded.name, data=data)
-    if splits.input_shape[0] != loaded.input_shape[-3]:
+    try:
+        with torch.inference_mode():
+            logits = network.eval()(torch.zeros(1, *splits.input_shape, device=device))
+    except RuntimeError as error:
+        size = "x".join(map(str, splits.input_shape))
+        reason = str(error).splitlines()[0]
         raise DataError(
-            f"the images of {data} have {splits.input_shape[0]} channels but {loaded.name} "
-            f"takes {loaded.input_shape[-3]}; give data and model of one kind"
-        )
+            f"{loaded.name} cannot run on the {size} images of {data} ({reason}); "
+            "give other data or another --image-size"
+        ) from error
+    classes = logits.shape[1] if isinstance(logits, torch.Tensor) and logits.ndim == 2 else None
+    splits.expect_classes(classes, model=loaded.name)
 
     def report(record: EpochRecord) -> None:
         if as_json:
@@ -144,4 +150,6 @@ def train(
         return
     last = history.epochs[-1].validation_accuracy
     told = "" if last is None else f" (validation {last:.2f} %)"
-    console.print(f"test accuracy {test_accuracy:.2f} %{told}; weights in {target}", highlight=False)
+    console.print(
+        f"test accuracy {test_accuracy:.2f} %{told}; weights in {target}", highlight=False, soft_wrap=True
+    )

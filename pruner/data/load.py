@@ -18,7 +18,7 @@ from pruner.data.parquet import find_shards, parquet_classes, parquet_source
 from pruner.data.seeds import generator
 from pruner.data.split import ImageSource, Split, Splits, stratified
 
-__all__ = ["CIFAR_MEAN", "CIFAR_STD", "IMAGENET_MEAN", "IMAGENET_STD", "expect_classes", "load_data"]
+__all__ = ["CIFAR_MEAN", "CIFAR_STD", "IMAGENET_MEAN", "IMAGENET_STD", "load_data"]
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,16 +79,8 @@ def load_data(
         input_shape=shape,
         mean=mean,
         std=std,
+        source=str(source),
     )
-
-
-def expect_classes(splits: Splits, classes: int, *, model: str, data: str | Path) -> None:
-    """Raise ``DataError`` unless the data set has as many classes as the model has outputs."""
-    if len(splits.classes) != classes:
-        raise DataError(
-            f"{data} has {len(splits.classes)} classes but {model} tells {classes} apart; "
-            "give data and model of one task"
-        )
 
 
 def _open(source: str | Path, image_size: int | None, quiet: bool) -> _Opened:

@@ -181,7 +181,8 @@ class Split:
 class Splits:
     """A data set: training, validation (cut out of the training set) and test.
 
-    ``input_shape`` is (channels, height, width); ``mean`` and ``std`` are per channel, of pixels in 0..1.
+    ``input_shape`` is (channels, height, width); ``mean`` and ``std`` are per channel, of pixels in 0..1;
+    ``source`` is where the data came from, as the user gave it.
     """
 
     train: Split
@@ -191,6 +192,19 @@ class Splits:
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    source: str = ""
+
+    def expect_classes(self, classes: int | None, *, model: str = "the model") -> None:
+        """Raise ``DataError`` unless there are as many classes as the model has outputs."""
+        if classes is None:
+            raise DataError(
+                f"the number of classes of {model} is not known; give a model that ends in logits"
+            )
+        if len(self.classes) != classes:
+            raise DataError(
+                f"{self.source or 'the data set'} has {len(self.classes)} classes but {model} tells "
+                f"{classes} apart; give data and model of one task"
+            )
 
 
 def stratified(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -118,6 +118,8 @@ class RunReport:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunReport:
         """Return the report that ``to_json`` wrote; ``InputError`` for a missing or unknown field."""
+        if not isinstance(data, Mapping):
+            raise InputError("this file is no report; give the report.json of a run")
         fields = dict(data)
         if fields.pop("format_version", None) != FORMAT_VERSION:
             raise InputError(

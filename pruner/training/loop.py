@@ -136,7 +136,7 @@ def fit(
                 if progress is not None and bar is not None:
                     count = min((step.step % run.per_epoch + 1) * batch_size, len(splits.train))
                     speed = count / (time.perf_counter() - started)
-                    note = f"loss {loss:.3f}  acc {accuracy:.1f} %  {speed:,.0f} img/s"
+                    note = f"loss {loss:.3f}, {accuracy:.1f} %, {speed:,.0f} img/s"
                     progress.update(bar, completed=step.step + 1, note=note)
 
             record = run.epoch(number, seen_step=seen_step)

@@ -18,8 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from latency_model.errors import InputError
-from latency_model.files import read_json
-from pruner.report import GroupRow, RunReport, SiteRow, Staircase, print_report, write_report
+from pruner.report import GroupRow, RunReport, SiteRow, Staircase, load_report, print_report, write_report
 from pruner.report.figures import headline, latency_text
 from pruner.report.page import _script_json, page
 
@@ -126,7 +125,9 @@ def test_a_report_holds_finite_numbers_only(change: dict[str, Any], where: str) 
         make(**change)
 
 
-def test_damaged_reports_are_refused() -> None:
+def test_damaged_reports_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_report(tmp_path)
     data = make().to_json()
     with pytest.raises(InputError, match="later version"):
         RunReport.from_json({**data, "format_version": 2})
@@ -149,7 +150,7 @@ def test_it_writes_three_files(tmp_path: Path) -> None:
         "report.json",
         "report.png",
     ]
-    assert RunReport.from_json(read_json(tmp_path / "out" / "report.json")) == report
+    assert load_report(tmp_path / "out") == report
     with Image.open(tmp_path / "out" / "report.png") as image:
         assert image.width > 1000
         assert len(image.getcolors(10**7)) > 50
@@ -243,7 +244,7 @@ def test_names_are_text_and_never_code(tmp_path: Path) -> None:
     charts = charts_of(found.scripts[1])
     assert charts["channels"]["data"][0]["y"][0].startswith("&lt;/script&gt;")
     write_report(evil, tmp_path)
-    assert RunReport.from_json(read_json(tmp_path / "report.json")) == evil
+    assert load_report(tmp_path) == evil
 
 
 def test_script_json_cannot_end_its_element() -> None:

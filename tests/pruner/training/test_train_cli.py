@@ -29,8 +29,9 @@ class Loaded:
 
 
 def _load_model(name: str) -> Loaded:
-    layers = (nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(196, 10))
-    return Loaded(name, nn.Sequential(*layers), classes=100 if name == "wide" else 10)
+    classes = 100 if name == "wide" else 10
+    first = nn.Conv2d(3 if name == "colour" else 1, 4, 3, stride=2)
+    return Loaded(name, nn.Sequential(first, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(196, classes)))
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:
@@ -85,6 +86,8 @@ def test_it_starts_from_given_weights(app: typer.Typer, tmp_path: Path) -> None:
 def test_mistakes_are_one_sentence(app: typer.Typer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="10 classes but wide tells 100 apart"):
         run(app, "wide", "--data", "digits", "--out", str(tmp_path))
+    with pytest.raises(DataError, match="colour cannot run on the 1x16x16 images of digits"):
+        run(app, "colour", "--data", "digits", "--out", str(tmp_path))
     with pytest.raises(DataError, match="no data at"):
         run(app, "tiny", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path))
     with pytest.raises(InputError, match="cannot train on the device 'gpu'"):
