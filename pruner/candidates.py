@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from latency_model.grid import efficient_counts
 from pruner.cost import Cost
 
-__all__ = ["efficient_counts", "group_profile", "joint_candidates"]
+__all__ = ["group_profile", "joint_candidates"]
 
 
 def group_profile(cost: Cost, group: str) -> np.ndarray:
@@ -27,21 +28,6 @@ def group_profile(cost: Cost, group: str) -> np.ndarray:
             profile[count] += matrix[into] if matrix.ndim == 1 else matrix[into, out]
         counts[group] = size
     return profile
-
-
-def efficient_counts(profile: Sequence[float] | np.ndarray, *, rtol: float = 0.01) -> tuple[int, ...]:
-    """Return the counts after which the next step up costs more: no more channels fit at the same price.
-
-    ``profile[c]`` is a non-decreasing cost. Steps smaller than ``rtol`` of the profile's top are taken for
-    noise. The full count always belongs; 0 does not.
-    """
-    values = np.asarray(profile, dtype=float)
-    top = len(values) - 1
-    chosen = [top]
-    for count in range(top - 1, 0, -1):
-        if values[count] < values[chosen[-1]] - rtol * values[top]:
-            chosen.append(count)
-    return tuple(reversed(chosen))
 
 
 def _thin(counts: Sequence[int], most: int) -> tuple[int, ...]:

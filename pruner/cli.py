@@ -11,6 +11,7 @@ import typer
 
 from latency_model.console import out as console
 from latency_model.console import print_json
+from pruner.train_cli import train
 
 __all__ = ["app"]
 
@@ -81,6 +82,9 @@ def prune(
     else:
         print_report(report, console)
         console.print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+app.command()(train)
 
 
 @app.command()

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latency_model.files import write_bytes
-from latency_model.grid import ChannelGrid
+from latency_model.grid import ChannelGrid, efficient_counts
 from profiler.onnx_export import export_onnx
-from pruner.candidates import efficient_counts
 from pruner.cost import macs_cost
 from pruner.data import Splits
 from pruner.plan import Plan

@@ -78,7 +78,6 @@ class _Price:
             prices[name] = torch.zeros_like(leaf) if grad is None else grad
         return float(relative.detach()), {name: float(price.mean()) for name, price in prices.items()}
 
-
     @torch.no_grad()
     def value(self, keep: Mapping[str, Tensor]) -> float:
         """Return the expected relative cost along the minorant."""

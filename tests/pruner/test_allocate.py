@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from latency_model import Channels, ConvShape, NetworkCost, Site
 from latency_model.errors import BudgetError
 from pruner.allocate import allocate, minimum
-from pruner.candidates import efficient_counts, joint_candidates
+from pruner.candidates import joint_candidates
 from pruner.cost import Cost, macs_cost, params_cost
 
 
@@ -122,18 +122,3 @@ def test_concatenated_groups_stay_whole():
     found = allocate([(cost, 0.8 * cost.full)], channels, {}, floors=dict.fromkeys(network.groups, 1))
     assert (found.counts["a"], found.counts["b"]) == (8, 8)
     assert found.counts["c"] < 8
-
-
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=12))
-def test_efficient_counts_are_the_ends_of_plateaus(steps):
-    profile = np.concatenate([[0.0], np.cumsum(np.round(steps))])
-    counts = efficient_counts(profile, rtol=1e-9)
-    assert counts[-1] == len(profile) - 1
-    for count in range(1, len(profile)):
-        end = count == len(profile) - 1 or profile[count + 1] > profile[count]
-        assert (count in counts) == end
-
-
-def test_noise_below_the_tolerance_is_one_plateau():
-    profile = [0, 10.0, 10.02, 10.04, 10.05, 20.0, 20.01, 20.02, 20.03]
-    assert efficient_counts(profile, rtol=0.01) == (4, 8)
