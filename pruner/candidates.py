@@ -44,7 +44,7 @@ def joint_candidates(
 
     A group that no site of any cost reads keeps its full count.
     """
-    candidates = {}
+    candidates: dict[str, tuple[int, ...]] = {}
     for group, size in costs[0].network.groups.items():
         profile = next((p for cost in costs if (p := group_profile(cost, group)).any()), None)
         if profile is None:

@@ -89,6 +89,7 @@ def _train(loaded: LoadedModel, weights: Path, *, seed: int, progress: Progress)
 def _profile(loaded: LoadedModel, table: Path, progress: Progress) -> None:
     from profiler import export_onnx, open_backend, plan, profile
 
+    assert loaded.module is not None
     network = harvest(loaded, batch=1)
     shapes = plan([network], step=STEP)
     onnx = export_onnx(loaded.module, loaded.input_shape, batch=1)

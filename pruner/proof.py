@@ -13,7 +13,7 @@ from latency_model.measurement import Measurement
 if TYPE_CHECKING:
     from torch import nn
 
-    from profiler.backends import Backend
+    from profiler.backends.base import Backend
 
 __all__ = ["Proof", "backend_of", "measure_pair"]
 

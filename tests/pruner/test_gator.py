@@ -118,7 +118,7 @@ def test_same_seed_same_values_and_resume_is_exact(splits, tmp_path):
     assert all((whole[name] == again[name]).all() for name in whole)
     assert any((whole[name] != other[name]).any() for name in whole)
 
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     stopped = problem(splits, tmp_path / "d", epochs=3)
@@ -126,10 +126,10 @@ def test_same_seed_same_values_and_resume_is_exact(splits, tmp_path):
 
     def batches(*args, epoch, **options):
         if epoch == 2:
-            raise Stop
+            raise StoppedError
         return real(*args, epoch=epoch, **options)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(stopped.splits.train, "batches", batches)
         Gator().values(stopped)
     resumed = Gator().values(problem(splits, tmp_path / "d", epochs=3)).channels
