@@ -1,0 +1,96 @@
+"""What the model says of one network, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from latency_model.correction import Correction
+from latency_model.shapes import ConvShape
+
+__all__ = ["Estimate", "SiteCost", "explain"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCost:
+    """One convolution's share of an estimate; ``source`` is ``measured`` or ``padded``, and how."""
+
+    name: str
+    shape: ConvShape
+    latency_us: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A network's latency with its interval at ``confidence``, and what it is made of.
+
+    ``raw_sum_us`` is the sum of the sites before the correction. ``unpriced`` counts operators that have no
+    row of their own. ``flags`` says what a reader must know.
+    """
+
+    latency_us: float
+    low_us: float
+    high_us: float
+    raw_sum_us: float
+    confidence: float
+    sites: tuple[SiteCost, ...]
+    unpriced: Mapping[str, int] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    correction: Correction = field(default_factory=Correction)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {
+            "latency_us": self.latency_us,
+            "low_us": self.low_us,
+            "high_us": self.high_us,
+            "raw_sum_us": self.raw_sum_us,
+            "confidence": self.confidence,
+            "flags": list(self.flags),
+            "unpriced": dict(self.unpriced),
+            "correction": self.correction.to_json(),
+            "sites": [
+                {
+                    "name": site.name,
+                    "shape": site.shape.text,
+                    "latency_us": site.latency_us,
+                    "source": site.source,
+                }
+                for site in self.sites
+            ],
+        }
+
+
+def explain(estimate: Estimate) -> str:
+    """Return a text for people: the number, its parts, its correction, and what it does not know."""
+    e = estimate
+    lines = [
+        f"{e.latency_us:.1f} us, between {e.low_us:.1f} and {e.high_us:.1f} us at {e.confidence:.0%}",
+        f"{len(e.sites)} convolutions sum to {e.raw_sum_us:.1f} us",
+    ]
+    dear = sorted(e.sites, key=lambda site: site.latency_us, reverse=True)[:_SHOWN]
+    for site in dear:
+        share = site.latency_us / e.raw_sum_us
+        lines.append(
+            f"  {site.name}: {site.latency_us:.1f} us ({share:.0%}), {site.source}, {site.shape.text}"
+        )
+    if len(e.sites) > _SHOWN:
+        lines.append(f"  and {len(e.sites) - _SHOWN} cheaper ones")
+    c = e.correction
+    if c.networks:
+        lines.append(
+            f"corrected to {c.slope:.3f} x sum + {c.offset_us:.1f} us, as {c.networks} measured "
+            f"network{'s' if c.networks > 1 else ''} took"
+        )
+    else:
+        lines.append("not corrected: no whole network was measured in this environment")
+    if e.unpriced:
+        what = ", ".join(f"{count} {name}" for name, count in sorted(e.unpriced.items()))
+        where = "only inside the offset" if c.networks else "not at all"
+        lines.append(f"operators without rows of their own, priced {where}: {what}")
+    lines += [f"note: {flag}" for flag in e.flags]
+    return "\n".join(lines)
