@@ -13,11 +13,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 from latency_model.errors import GharialError
 
@@ -30,19 +30,17 @@ INTERRUPTED = 130
 
 
 def progress(*, quiet: bool = False) -> Progress:
-    """Return a progress display on stderr: bar, n of m, elapsed and remaining time."""
+    """Return a progress display on stderr: bar, n of m, time left, and a note cut to the terminal's width."""
+    whole = Column(no_wrap=True)
     return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(table_column=whole),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=whole),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         console=err,
         disable=quiet,
-        transient=False,
+        expand=True,
     )
 
 
@@ -57,7 +55,7 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except GharialError as error:
-        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on where it stopped", highlight=False)

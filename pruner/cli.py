@@ -25,7 +25,10 @@ def _command() -> str:
     return shlex.join(["gharial", *sys.argv[1:]])
 
 
-@app.command()
+@app.command(
+    epilog="Example: gharial prune resnet20 --weights resnet20.safetensors --data cifar10 --table cpu.parquet "
+    "--budget latency=0.7x --out pruned"
+)
 def prune(
     model: Annotated[
         str, typer.Argument(help="resnet20, torchvision:resnet50, timm:NAME or package.module:callable.")
@@ -52,9 +55,6 @@ def prune(
     """Prune a network until its measured latency meets a budget.
 
     Stopped at any moment, the same command goes on where it was.
-
-    Example: gharial prune resnet20 --weights resnet20.safetensors --data cifar10 --table cpu.parquet
-    --budget latency=0.7x --out pruned
     """
     from pruner.pipeline import PruneRequest
     from pruner.pipeline import prune as run
@@ -87,7 +87,7 @@ def prune(
 app.command()(train)
 
 
-@app.command()
+@app.command(epilog="Example: gharial demo --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     budget: Annotated[str, typer.Option(help="The budget to prune to.")] = "latency=0.6x",
@@ -99,8 +99,6 @@ def demo(
 
     Trains a small residual network on scikit-learn's digits, times its convolutions, prunes it to the
     budget with Gator, and times the result.
-
-    Example: gharial demo --out demo
     """
     from pruner.demo import run_demo
     from pruner.report import print_report
@@ -113,12 +111,9 @@ def demo(
         console.print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: gharial methods --json")
 def methods(json: _JSON = False) -> None:
-    """List the pruning methods.
-
-    Example: gharial methods --json
-    """
+    """List the pruning methods."""
     from rich.table import Table
 
     from pruner.methods import method_names, open_method

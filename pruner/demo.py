@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from latency_model.zoo import LoadedModel, load_model
 from pruner.data import load_data
 from pruner.pipeline import PruneRequest, prune
 from pruner.report import RunReport, load_report, write_report
-from pruner.rundir import claim
+from pruner.rundir import Stopwatch, claim
 from pruner.training import fit
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ def run_demo(out: Path, *, budget: str, seed: int, restart: bool = False, comman
     impossible budget and ``InputError`` when ``out`` holds another demo.
     """
     out = Path(out)
-    started = time.time()
     claim({"demo": MODEL, "budget": budget, "seed": seed}, out, restart=restart)
     if (out / "report.json").is_file():
         return load_report(out)
+    clock = Stopwatch(out)
     torch.manual_seed(seed)
     loaded = load_model(MODEL)
     weights, table = out / f"{MODEL}.safetensors", out / "table.parquet"
@@ -63,8 +62,11 @@ def run_demo(out: Path, *, budget: str, seed: int, restart: bool = False, comman
         batch_size=BATCH_SIZE,
         seed=seed,
     )
-    prune(request, out / "prune", command=command)
-    report = dataclasses.replace(load_report(out / "prune"), seconds=time.time() - started)
+    try:
+        report = prune(request, out / "prune", command=command)
+    finally:
+        clock.stop()
+    report = dataclasses.replace(report, seconds=clock.seconds)
     write_report(report, out)
     return report
 

@@ -8,7 +8,7 @@ again with the measured correction.
 from __future__ import annotations
 
 import copy
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from pruner.methods import Problem, Values, open_method
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of, measure_pair
 from pruner.report import load_report
-from pruner.rundir import claim, record, recorded
+from pruner.rundir import Stopwatch, claim, record, recorded
 from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
@@ -60,13 +60,22 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
     """Prune a network to its budget and write weights, plan, ONNX file and report into ``out``.
 
     The same request with the same ``out`` goes on where it was stopped; a finished run returns its report.
-    Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare`` raises.
+    ``seconds`` of the report adds up the parts of an interrupted run, parts that were killed outright not
+    included. Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare``
+    raises.
     """
     out = Path(out)
-    started = time.monotonic()
     claim(asdict(request), out, restart=restart)
     if (out / "report.json").is_file():
         return load_report(out)
+    clock = Stopwatch(out)
+    try:
+        return _run(request, out, command=command, clock=clock)
+    finally:
+        clock.stop()
+
+
+def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) -> RunReport:
     setting = prepare(
         request.model,
         weights=Path(request.weights) if request.weights else None,
@@ -76,7 +85,7 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
         seed=request.seed,
     )
     splits = load_data(request.data, seed=request.seed)
-    splits.expect_classes(setting.loaded.classes)
+    splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
     original = copy.deepcopy(setting.module)
     with backend_of(setting.table.environment) as backend, progress_display() as progress:
 
@@ -85,15 +94,7 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
             return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
 
         values = _learn(request, setting, splits, out, progress)
-        task = progress.add_task("allocating and timing", total=1, note="")
-        if (out / "plan.json").is_file():
-            plan, notes = Plan.load(out / "plan.json"), tuple(recorded(out).get("notes", ()))
-        else:
-            decision = decide(setting, values.channels, measure, method=request.method, seed=request.seed)
-            plan, notes = decision.plan, decision.notes
-            record(out, notes=list(notes))
-            plan.save(out / "plan.json")
-        progress.update(task, completed=1)
+        plan, notes = _decide(request, setting, values, measure, out, progress)
         small = cut(setting, plan)
         _recover(request, small, original, splits, out, progress)
         proof = measure(small)
@@ -106,7 +107,7 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
         proof,
         out,
         notes=notes,
-        seconds=time.monotonic() - started,
+        seconds=clock.seconds,
         command=command,
         data=request.data,
     )
@@ -130,6 +131,25 @@ def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, p
         progress=progress,
     )
     return open_method(request.method).values(problem)
+
+
+def _decide(
+    request: PruneRequest,
+    setting: Setting,
+    values: Values,
+    measure: Callable[[nn.Module], Proof],
+    out: Path,
+    progress: Progress,
+) -> tuple[Plan, tuple[str, ...]]:
+    """Return the plan and its notes; decided once and kept, so that a resumed run cuts the same network."""
+    kept = out / "plan.json"
+    task = progress.add_task("allocating and timing", total=1, note="")
+    if not kept.is_file():
+        decision = decide(setting, values.channels, measure, method=request.method, seed=request.seed)
+        record(out, notes=list(decision.notes))
+        decision.plan.save(kept)
+    progress.update(task, completed=1)
+    return Plan.load(kept), tuple(recorded(out)["notes"])
 
 
 def _recover(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from latency_model.errors import InputError
 from latency_model.files import read_json, write_json
 
-__all__ = ["claim", "record", "recorded"]
+__all__ = ["Stopwatch", "claim", "record", "recorded"]
 
 _FILE = "run.json"
 
@@ -51,3 +52,20 @@ def recorded(out: Path) -> dict[str, Any]:
 def record(out: Path, **changes: Any) -> None:
     """Add ``changes`` to the record of the run in ``out``."""
     write_json(out / _FILE, recorded(out) | changes)
+
+
+class Stopwatch:
+    """Seconds that a run has taken, over all its parts; ``stop`` adds this part to the record in ``out``."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._started = out, time.monotonic()
+        self._before = float(recorded(out).get("seconds", 0.0))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, earlier parts included."""
+        return self._before + time.monotonic() - self._started
+
+    def stop(self) -> None:
+        """Write the seconds so far into the run's record."""
+        record(self._out, seconds=self.seconds)

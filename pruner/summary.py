@@ -39,12 +39,13 @@ def versions() -> dict[str, str]:
 
 
 def _staircase(setting: Setting, counts: dict[str, int]) -> Staircase | None:
-    """Return the staircase along the output channels of the dearest convolution that has one."""
+    """Return the staircase of one convolution: the dearest of those whose outputs were cut, else of all."""
     network = setting.latency.network
     wide = [site for site in network.sites if site.outputs.terms and not site.shape.depthwise]
+    cut = [site for site in wide if 0 < site.outputs.count(counts) < site.shape.out_channels]
     if not wide:
         return None
-    site = max(wide, key=lambda s: setting.table[s.shape].latency_us if s.shape in setting.table else 0.0)
+    site = max(cut or wide, key=lambda s: setting.latency.site_value(s, network.groups))
     grid = ChannelGrid.from_table(setting.table, site.shape)
     line = grid.dense("raw")[site.shape.in_channels]
     measured = [
@@ -57,7 +58,7 @@ def _staircase(setting: Setting, counts: dict[str, int]) -> Staircase | None:
         axis="output channels",
         counts=tuple(measured),
         latency_us=tuple(float(line[count]) for count in measured),
-        chosen=site.outputs.count({**network.groups, **counts}),
+        chosen=site.outputs.count(counts),
         efficient=efficient_counts(grid.dense("envelope")[site.shape.in_channels]),
     )
 

@@ -81,7 +81,7 @@ def headline(report: RunReport) -> list[Figure]:
         figures.append(Figure("accuracy, top-1", started, f"{report.accuracy_after:.2f} %", change))
     for name, old, new in (
         ("parameters", report.params_before, report.params_after),
-        ("multiply-accumulates", report.macs_before, report.macs_after),
+        ("MACs of convolutions", report.macs_before, report.macs_after),
     ):
         change = ratio_text(new / old) if old else ""
         figures.append(Figure(name, _count_text(old), _count_text(new), change))

@@ -121,7 +121,7 @@ def _stairs(report: RunReport) -> dict[str, Any]:
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "line": {"shape": "hvh", "color": FAINT},
+            "line": {"shape": "vh", "color": FAINT},
             "marker": {"size": 4},
             "x": list(stairs.counts),
             "y": list(stairs.latency_us),

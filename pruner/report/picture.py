@@ -115,7 +115,7 @@ def _staircase(axes: Axes, stairs: Staircase) -> None:
     """One convolution's latency over its channels."""
     axes.set_title(_short(stairs.title, 64))
     dense = len(stairs.counts) > 48
-    axes.step(stairs.counts, stairs.latency_us, where="mid", color=FAINT, linewidth=1.4, zorder=2)
+    axes.step(stairs.counts, stairs.latency_us, where="pre", color=FAINT, linewidth=1.4, zorder=2)
     if not dense:
         axes.plot(stairs.counts, stairs.latency_us, "o", color=FAINT, markersize=3.5, zorder=2)
     at = dict(zip(stairs.counts, stairs.latency_us, strict=True))

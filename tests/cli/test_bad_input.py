@@ -1,9 +1,9 @@
 """A user's mistake ends with exit code 2 and one sentence, and leaves files as they were."""
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
@@ -13,13 +13,21 @@ from latency_model.zoo import load_model
 
 @pytest.fixture
 def prune_args(fake_table, tmp_path):
-    options = {"--table": fake_table, "--budget": "latency=0.6x", "--data": "digits", "--out": tmp_path / "run"}
+    options = {
+        "--table": fake_table,
+        "--budget": "latency=0.6x",
+        "--data": "digits",
+        "--out": tmp_path / "run",
+    }
     return lambda model="digits_resnet", **changes: [
         "prune",
         model,
         *(
             part
-            for name, value in {**options, **{f"--{k.replace('_', '-')}": v for k, v in changes.items()}}.items()
+            for name, value in {
+                **options,
+                **{f"--{k.replace('_', '-')}": v for k, v in changes.items()},
+            }.items()
             for part in (name, value)
         ),
     ]
@@ -91,11 +99,14 @@ def test_out_that_is_something_else(gh, prune_args, tmp_path):
 
 def test_unknown_method_and_runtime(gh, prune_args, tmp_path):
     refused(gh(*prune_args(method="gater")), "gator")
-    refused(gh("profile", "digits_resnet", "--runtime", "tensorflow", "--out", tmp_path / "t.parquet"), "onnxruntime")
+    refused(
+        gh("profile", "digits_resnet", "--runtime", "tensorflow", "--out", tmp_path / "t.parquet"),
+        "onnxruntime",
+    )
     refused(gh("profile", "digits_resnet", "--device", "cuda:0", "--out", tmp_path / "t.parquet"), "cuda:0")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk(gh, fake_table):
     refused(gh("tables", "export", fake_table, "--out", "/dev/full/x.csv"), "cannot write")
 

@@ -27,7 +27,17 @@ def pruned(gh, fake_table, tmp_path_factory):
 
 
 def test_help_of_every_command_has_an_example(gh):
-    for command in ("profile", "fit", "estimate", "train", "prune", "demo", "methods", "tables show", "tables diff"):
+    for command in (
+        "profile",
+        "fit",
+        "estimate",
+        "train",
+        "prune",
+        "demo",
+        "methods",
+        "tables show",
+        "tables diff",
+    ):
         result = gh(*command.split(), "--help")
         assert result.exit_code == 0
         assert "Example" in result.stdout, command
@@ -65,7 +75,9 @@ def test_prune_report(pruned, fake_table):
 
 def test_pruned_files_work_without_the_graph(pruned):
     out, _, _ = pruned
-    small = rebuild(lambda: load_model("digits_resnet").module, out / "spec.json", out / "weights.safetensors").eval()
+    small = rebuild(
+        lambda: load_model("digits_resnet").module, out / "spec.json", out / "weights.safetensors"
+    ).eval()
     session = onnxruntime.InferenceSession(out / "pruned.onnx", providers=["CPUExecutionProvider"])
     x = torch.randn(1, 1, 16, 16)
     (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
@@ -89,7 +101,7 @@ def test_same_seed_same_network(gh, pruned, tmp_path):
 
 
 def test_other_settings_do_not_overwrite_a_run(gh, pruned):
-    out, args, _ = pruned
+    _, args, _ = pruned
     result = gh(*[("latency=0.5x" if arg == "latency=0.6x" else arg) for arg in args])
     assert result.exit_code == 2
     assert "budget" in result.error and "--restart" in result.error
@@ -113,7 +125,9 @@ def test_killed_prune_resumes_to_the_same_network(pruned, tmp_path):
     )
     killed = 0
     for _ in range(4):
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+        )
         if done.returncode == 0:
             break
         assert done.returncode == -9, done.stderr
