@@ -57,8 +57,10 @@ def run(app: typer.Typer) -> None:
     except GharialError as error:
         err.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on where it stopped", highlight=False)
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        # typer turns Ctrl-C into this exit code, without a word.
+        if end.code == INTERRUPTED:
+            err.print("interrupted; the same command goes on where it stopped", highlight=False)
+        raise
     except BrokenPipeError:
         sys.exit(0)
