@@ -19,6 +19,7 @@ _SPREAD_BY_NETWORKS = (0.12, 0.05)
 _LEAST_SPREAD = 0.02
 # Strength of the pull of the slope to 1: slopes vary by some 0.2 between devices, residuals by some 0.03.
 _RIDGE = (0.03 / 0.2) ** 2
+_LEAST_SLOPE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def fit_correction(sums_us: Sequence[float], measured_us: Sequence[float]) -> Co
 
 
 def _ridge(u: np.ndarray, v: np.ndarray) -> tuple[float, float]:
-    """Minimise ``sum (1 - s u - o v)^2 + n RIDGE (s - 1)^2`` over s and o >= 0."""
+    """Minimise ``sum (1 - s u - o v)^2 + n RIDGE (s - 1)^2`` over s >= LEAST_SLOPE and o >= 0."""
     weight = _RIDGE * len(u)
     scale = float(v.max())  # microseconds are large: v and u must be of one size for a stable solution
     w = v / scale
@@ -91,4 +92,7 @@ def _ridge(u: np.ndarray, v: np.ndarray) -> tuple[float, float]:
     slope, offset = np.linalg.solve(left, np.array([u.sum() + weight, w.sum()]))
     if offset < 0:
         slope, offset = (u.sum() + weight) / (u @ u + weight), 0.0
+    if slope < _LEAST_SLOPE:  # larger networks were measured faster: the table is of no use for them
+        slope = _LEAST_SLOPE
+        offset = max(0.0, float(w @ (1.0 - slope * u)) / float(w @ w))
     return float(slope), float(offset) / scale

@@ -18,17 +18,19 @@ def convex_minorant(latency: Array, *, rtol: float = 1e-9) -> Array:
 
     ``latency`` is a matrix over (in, out) counts, or a line over one count, with 0 at every count 0. Lower
     convex hulls are taken along one axis after the other until nothing changes by more than ``rtol`` of the
-    largest value: every biconvex function below the matrix stays below at each step. It is below 0 nowhere,
-    and 0 at count 0. Where the matrix is monotone, equal neighbouring rows and columns are computed once.
+    largest value: every biconvex function below the matrix stays below at each step. As hulls rise from 0,
+    only the last of equal neighbouring rows and columns can be a corner, and only those are computed.
+    Raises ``InputError`` for negative or infinite values, and when count 0 does not cost 0.
     """
     values = np.asarray(latency, dtype=np.float64)
-    if values.ndim not in (1, 2) or not np.isfinite(values).all():
+    if values.ndim not in (1, 2) or not np.isfinite(values).all() or (values < 0).any():
         raise InputError("a convex minorant is of a matrix or a line of finite latencies")
+    if values[0].any() or (values.ndim == 2 and values[:, 0].any()):
+        raise InputError("a convex minorant is of latencies that are 0 at count 0")
     if values.ndim == 1:
         line: Array = _lower_hulls(np.arange(len(values), dtype=np.float64), values[None, :])[0]
         return line
-    monotone = (np.diff(values, axis=0) >= 0).all() and (np.diff(values, axis=1) >= 0).all()
-    rows, columns = (_corners(values, axis) if monotone else np.arange(values.shape[axis]) for axis in (0, 1))
+    rows, columns = _corners(values, 0), _corners(values, 1)
     small = values[np.ix_(rows, columns)]
     tolerance = rtol * max(float(np.abs(small).max(initial=0.0)), np.finfo(float).tiny)
     for _ in range(_SWEEPS):

@@ -161,6 +161,7 @@ def test_minorant_of_a_matrix(rows, columns, step, monotone, seed):
     assert not found[0].any()
 
 
-def test_minorant_refuses_infinity():
-    with pytest.raises(InputError):
-        convex_minorant(np.array([0, np.inf]))
+def test_minorant_refuses_what_is_no_latency():
+    for wrong in ([0, np.inf], [1.0, 2.0], [0, -1.0], [[0, 0], [1, 1]]):
+        with pytest.raises(InputError):
+            convex_minorant(np.array(wrong))

@@ -33,8 +33,12 @@ def attribute(node, name):
     return next((entry.s.decode() for entry in node.attribute if entry.name == name), "")
 
 
+def kernel(node):
+    return next(tuple(entry.ints) for entry in node.attribute if entry.name == "kernel_shape")
+
+
 def optimised(module, shape, path):
-    """Return the patterns of the convolutions that ONNX Runtime runs, and the counts of its other nodes."""
+    """Return the (kernel, pattern) of ONNX Runtime's convolutions, and the counts of its other nodes."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         program = torch.onnx.export(module, (torch.zeros(1, *shape),), dynamo=True, verbose=False)
     (path / "m.onnx").write_bytes(program.model_proto.SerializeToString())
@@ -56,7 +60,7 @@ def optimised(module, shape, path):
             "add" if given[1] else "",
             "" if activation in _NOT_OURS else activation.lower(),
         ]
-        patterns["+".join(filter(None, parts))] += 1
+        patterns[kernel(node), "+".join(filter(None, parts))] += 1
         others[activation] += activation in _NOT_OURS
     if not any(attribute(n, "activation") or n.domain.endswith("nchwc") for n in nodes):
         pytest.skip("this ONNX Runtime does not fuse on this processor")
@@ -66,7 +70,7 @@ def optimised(module, shape, path):
 def compare(loaded, path):
     patterns, others = optimised(loaded.module, loaded.input_shape, path)
     network = harvest(loaded, batch=1)
-    assert Counter(site.shape.pattern for site in network.sites) == patterns
+    assert Counter((site.shape.kernel, site.shape.pattern) for site in network.sites) == patterns
     for ours, theirs in (("add", "Add"), ("relu", "Relu"), ("clip", "Clip"), ("mul", "Mul")):
         assert network.others.get(ours, 0) == others[theirs] - (
             network.others.get("hardswish", 0) if ours == "mul" else 0
