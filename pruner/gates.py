@@ -19,6 +19,9 @@ from pruner.graph import ChannelGraph
 __all__ = ["Gates", "logit"]
 
 
+_LEAST_NOISE = 0.02  # below it a keep probability is 0 or 1 anyway
+
+
 def logit(probability: float) -> float:
     """Return the logistic quantile: the logit whose gate is open with ``probability``."""
     return math.log(probability / (1 - probability))
@@ -42,7 +45,8 @@ class Gates(nn.Module):
     In training mode each image of a batch draws its own gates; in evaluation mode a channel is open when
     its mask is 1: deterministic. ``masks`` are permanent: ``update_masks`` closes channels whose logit
     fell below 0 and nothing opens them again. ``last[group]`` holds the latest samples, shape (B, C).
-    Noise comes from torch's global generator.
+    ``noise`` scales the noise: 1 is the method's, towards 0 a gate is open when its logit is above 0. Noise
+    comes from torch's global generator.
     """
 
     last: dict[str, Tensor]
@@ -63,6 +67,7 @@ class Gates(nn.Module):
         )
         for name, size in self.groups.items():
             self.register_buffer(f"mask{self._index[name]}", torch.ones(size))
+        self.noise = 1.0
         self.last = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -76,7 +81,11 @@ class Gates(nn.Module):
 
     def keep(self) -> dict[str, Tensor]:
         """Return keep probabilities per group, masked channels at 0, differentiable in the logits."""
-        return {name: torch.sigmoid(self.logit_of(name)) * self.mask_of(name) for name in self.groups}
+        return {name: self.probability(self.logit_of(name)) * self.mask_of(name) for name in self.groups}
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Return the probability that a gate with these logits is open under the present noise."""
+        return torch.sigmoid(logits / max(self.noise, _LEAST_NOISE))
 
     @torch.no_grad()
     def update_masks(self, *, floors: Mapping[str, int] | None = None) -> None:
@@ -101,7 +110,7 @@ class Gates(nn.Module):
             logits, mask = self.logit_of(name), self.mask_of(name)
             if self.training:
                 uniform = torch.rand(batch, logits.numel())
-                noise = torch.logit(uniform, eps=1e-7).to(device)
+                noise = self.noise * torch.logit(uniform, eps=1e-7).to(device)
                 self.last[name] = _straight_through(logits, noise, mask)
             else:
                 self.last[name] = mask.expand(batch, -1)

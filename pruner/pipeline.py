@@ -93,7 +93,7 @@ def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) ->
             shape, batch = setting.input_shape, setting.batch
             return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
 
-        values = _learn(request, setting, splits, out, progress)
+        values = _learn(request, setting, original, splits, out, progress)
         plan, notes = _decide(request, setting, values, measure, out, progress)
         small = cut(setting, plan)
         _recover(request, small, original, splits, out, progress)
@@ -113,7 +113,14 @@ def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) ->
     )
 
 
-def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, progress: Progress) -> Values:
+def _learn(
+    request: PruneRequest,
+    setting: Setting,
+    original: nn.Module,
+    splits: Splits,
+    out: Path,
+    progress: Progress,
+) -> Values:
     cost = setting.cost
     problem = Problem(
         model=setting.module,
@@ -127,6 +134,7 @@ def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, p
         state_dir=out / "learn",
         batch_size=request.batch_size,
         learning_rate=request.lr,
+        teacher=original,
         amp=request.amp,
         progress=progress,
     )

@@ -39,9 +39,11 @@ class GatorConfig:
     """Knobs of the gate training; the defaults reach a budget in three epochs without tuning.
 
     ``initial_keep`` is the paper's 0.995. ``reach`` is the share of the steps after which the target of the
-    dual ascent is the budget itself. ``anneal`` is the share of the steps at the end of which half the price
-    is the exact staircase. ``min_price`` bounds the learning rate of nearly free channels, relative to the
-    mean price.
+    dual ascent is the budget itself; from there to the end, up to half of the price comes from the exact
+    staircase. ``min_price`` bounds the learning rate of nearly free channels, relative to the
+    mean price. ``fall`` is the share of the steps in which a channel without importance closes; lambda looks
+    ``horizon`` of the steps ahead. From ``quiet_from`` to ``quiet_to`` the noise of the gates goes from
+    full to none, so that the weights end up trained for the channels that stay.
     """
 
     initial_keep: float = 0.995
@@ -54,6 +56,8 @@ class GatorConfig:
     weight_decay: float = 1e-4
     min_price: float = 0.05
     floor: float = 0.125
+    quiet_from: float = 0.7
+    quiet_to: float = 0.9
 
 
 class _Price:
@@ -167,6 +171,8 @@ class _Gating(Callback):
     def before_step(self, step: Step) -> None:
         """Close channels, read the prices of the present state, and move lambda."""
         self.gates.train()
+        start, end = self.config.quiet_from, self.config.quiet_to
+        self.gates.noise = min(1.0, max(0.0, (end - step.progress) / (end - start)))
         self.gates.zero_grad(set_to_none=True)
         late = max(0.0, (step.progress - self.config.reach) / (1 - self.config.reach))
         keep = self.gates.keep()
@@ -175,7 +181,7 @@ class _Gating(Callback):
         # Gates need many steps to fall, so lambda answers to where they are heading, not to where they are.
         ahead = self.config.horizon * step.steps
         future = {
-            name: torch.sigmoid(self.gates.logit_of(name).detach() + ahead * self.drift[name])
+            name: self.gates.probability(self.gates.logit_of(name).detach() + ahead * self.drift[name])
             * self.gates.mask_of(name)
             for name in keep
         }
