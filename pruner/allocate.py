@@ -21,10 +21,12 @@ from latency_model.network import Channels
 from pruner.candidates import joint_candidates
 from pruner.cost import Cost
 
-__all__ = ["Allocation", "BlockGroups", "allocate", "minimum"]
+__all__ = ["Allocation", "BlockGroups", "Losses", "allocate", "choices", "minimum"]
 
 # name of a removable block -> groups that live only inside it
 BlockGroups = Mapping[str, Sequence[str]]
+# group -> count -> rise of the loss, see pruner.sensitivity
+Losses = Mapping[str, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,7 @@ class _Programme:
 
     def __init__(self, costs: Sequence[Cost], candidates: Mapping[str, Sequence[int]], blocks: BlockGroups):
         self.costs, self.blocks = costs, blocks
-        inside = {group for groups in blocks.values() for group in groups}
-        summed = _summed_groups(costs[0])
-        self.choices = {
-            group: (costs[0].network.groups[group],)
-            if group in summed
-            else ((0, *counts) if group in inside else tuple(counts))
-            for group, counts in candidates.items()
-        }
+        self.choices = candidates
         self.start: dict[str, int] = {}
         self.size = 0
         for group, choice in self.choices.items():
@@ -179,13 +174,24 @@ class _Programme:
             counts[group] = int(choice[int(np.argmax(picked))])
         return counts, float(result.mip_gap or 0.0)
 
-    def worth(self, channels: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the objective: per (group, candidate) the sum of that many best channel values."""
+    def worth(self, channels: Mapping[str, np.ndarray], losses: Losses) -> np.ndarray:
+        """Return the objective: per (group, candidate) the sum of that many best channel values.
+
+        With ``losses`` it is minus the loss, and the values only decide between equals.
+        """
         objective = np.zeros(self.size)
         for group, choice in self.choices.items():
             best = np.concatenate([[0.0], np.cumsum(np.sort(channels[group])[::-1])])
             for index, count in enumerate(choice):
                 objective[self.start[group] + index] = best[count]
+        objective /= max(float(objective.max()), 1e-12)
+        if losses:
+            objective *= 1e-4 * max(max(rises.values()) for rises in losses.values())
+            for group, rises in losses.items():
+                counts = sorted(rises)
+                for index, count in enumerate(self.choices[group]):
+                    rise = np.interp(count, counts, [rises[c] for c in counts])
+                    objective[self.start[group] + index] -= float(rise)
         return objective
 
 
@@ -201,11 +207,26 @@ def _variable_group(axis: Channels, choices: Mapping[str, Sequence[int]]) -> str
     return free[0] if free else None
 
 
+def choices(
+    costs: Sequence[Cost], blocks: BlockGroups, *, floors: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """Return the counts that are considered per group: efficient ones, 0 inside removable blocks."""
+    inside = {group for groups in blocks.values() for group in groups}
+    summed = _summed_groups(costs[0])
+    candidates = joint_candidates(costs, floors=floors)
+    return {
+        group: (costs[0].network.groups[group],)
+        if group in summed
+        else ((0, *counts) if group in inside else counts)
+        for group, counts in candidates.items()
+    }
+
+
 def minimum(
     costs: Sequence[Cost], blocks: BlockGroups, *, floors: Mapping[str, int], seconds: float = 60.0
 ) -> float:
     """Return the least value that the first cost can reach above the floors, blocks removable."""
-    programme = _Programme(costs, joint_candidates(costs, floors=floors), blocks)
+    programme = _Programme(costs, choices(costs, blocks, floors=floors), blocks)
     objective = np.zeros(programme.size)
     for column, value in programme.linear[0].items():
         objective[column] = -value / costs[0].full
@@ -220,20 +241,21 @@ def allocate(
     blocks: BlockGroups,
     *,
     floors: Mapping[str, int],
+    losses: Losses | None = None,
     slack: float = 0.015,
     seconds: float = 60.0,
 ) -> Allocation:
     """Return the counts of greatest total value within every limit.
 
     ``limits`` pairs each cost with its upper bound; ``channels[group]`` values single channels (≥ 0). The
+    ``losses`` replaces the sum of values by measured rises of the loss, to be least in sum. The
     first cost is also kept above ``(1 - slack)`` of its bound where that is possible: a budget is to be
     used. ``floors`` are the least counts of groups outside removed blocks. Raises ``BudgetError`` with the
     reachable minimum when no counts fit.
     """
     costs = [cost for cost, _ in limits]
-    programme = _Programme(costs, joint_candidates(costs, floors=floors), blocks)
-    worth = programme.worth(channels)
-    worth = worth / max(float(worth.max()), 1e-12)
+    programme = _Programme(costs, choices(costs, blocks, floors=floors), blocks)
+    worth = programme.worth(channels, losses or {})
     upper = [(-np.inf, limit) for _, limit in limits]
     tight = [((1 - slack) * limits[0][1], limits[0][1]), *upper[1:]]
     solved = programme.solve(worth, tight, seconds=seconds) or programme.solve(worth, upper, seconds=seconds)

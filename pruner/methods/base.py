@@ -55,10 +55,13 @@ class Problem:
 class Values:
     """What channels are worth: per group one non-negative number per channel, the larger the dearer.
 
-    Values are comparable across groups: the allocator maximises the sum over kept channels.
+    Values rank channels within a group. Across groups the allocator maximises their sum over kept channels,
+    unless it can weigh groups by the loss itself. ``open_counts`` says how many channels of a group the model
+    was left to work with (all, where not named).
     """
 
     channels: Mapping[str, np.ndarray]
+    open_counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
 
 

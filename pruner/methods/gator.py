@@ -34,6 +34,10 @@ from pruner.training import Callback, Step, fit
 __all__ = ["Gator", "GatorConfig"]
 
 
+# -log P(closed) of a gate that is as likely open as closed.
+_OPEN = math.log(2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatorConfig:
     """Knobs of the gate training; the defaults reach a budget in three epochs without tuning.
@@ -134,7 +138,8 @@ class Gator:
             # Masked channels keep their order among themselves, far below any open one.
             worth = F.softplus(logits) * (0.01 + 0.99 * gating.gates.mask_of(name).double())
             channels[name] = worth.cpu().numpy()
-        return Values(channels, {"lambda": gating.weight, "expected_ratio": gating.ratio})
+        opened = {name: max(1, int((worth >= _OPEN).sum())) for name, worth in channels.items()}
+        return Values(channels, opened, {"lambda": gating.weight, "expected_ratio": gating.ratio})
 
 
 class _Gating(Callback):
