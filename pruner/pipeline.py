@@ -8,6 +8,7 @@ again with the measured correction.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING
 from latency_model.console import progress as progress_display
 from pruner.data import Splits, load_data
 from pruner.decide import cut, decide
-from pruner.methods import Problem, Values, open_method
+from pruner.methods import Method, Problem, Values, open_method
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of, measure_pair
 from pruner.report import load_report
-from pruner.rundir import Stopwatch, claim, record, recorded
+from pruner.rundir import Stopwatch, claim, holds, record, recorded
 from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import nn
 
+    from profiler.backends.base import Backend
     from pruner.report import RunReport
 
 __all__ = ["PruneRequest", "prune"]
@@ -62,20 +64,13 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
     The same request with the same ``out`` goes on where it was stopped; a finished run returns its report.
     ``seconds`` of the report adds up the parts of an interrupted run, parts that were killed outright not
     included. Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare``
-    raises.
+    raises; a request that cannot be run leaves ``out`` as it was, ``restart`` or not.
     """
-    out = Path(out)
-    claim(asdict(request), out, restart=restart)
-    if (out / "report.json").is_file():
+    out, started = Path(out), time.monotonic()
+    if holds(asdict(request), out, restart=restart) and (out / "report.json").is_file():
         return load_report(out)
-    clock = Stopwatch(out)
-    try:
-        return _run(request, out, command=command, clock=clock)
-    finally:
-        clock.stop()
-
-
-def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) -> RunReport:
+    # A mistake ends here, before anything is written or thrown away: the corrected command can follow.
+    method = open_method(request.method)
     setting = prepare(
         request.model,
         weights=Path(request.weights) if request.weights else None,
@@ -86,14 +81,34 @@ def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) ->
     )
     splits = load_data(request.data, seed=request.seed)
     splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
+    with backend_of(setting.table.environment) as backend:
+        claim(asdict(request), out, restart=restart)
+        clock = Stopwatch(out, started=started)
+        try:
+            return _run(request, method, setting, splits, backend, out, command=command, clock=clock)
+        finally:
+            clock.stop()
+
+
+def _run(
+    request: PruneRequest,
+    method: Method,
+    setting: Setting,
+    splits: Splits,
+    backend: Backend,
+    out: Path,
+    *,
+    command: str,
+    clock: Stopwatch,
+) -> RunReport:
     original = copy.deepcopy(setting.module)
-    with backend_of(setting.table.environment) as backend, progress_display() as progress:
 
-        def measure(small: nn.Module) -> Proof:
-            shape, batch = setting.input_shape, setting.batch
-            return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
+    def measure(small: nn.Module) -> Proof:
+        shape, batch = setting.input_shape, setting.batch
+        return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
 
-        values = _learn(request, setting, splits, out, progress)
+    with progress_display() as progress:
+        values = _learn(request, method, setting, splits, out, progress)
         plan, notes = _decide(request, setting, values, measure, out, progress)
         small = cut(setting, plan)
         _recover(request, small, original, splits, out, progress)
@@ -113,7 +128,9 @@ def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) ->
     )
 
 
-def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, progress: Progress) -> Values:
+def _learn(
+    request: PruneRequest, method: Method, setting: Setting, splits: Splits, out: Path, progress: Progress
+) -> Values:
     cost = setting.cost
     problem = Problem(
         model=setting.module,
@@ -130,7 +147,7 @@ def _learn(request: PruneRequest, setting: Setting, splits: Splits, out: Path, p
         amp=request.amp,
         progress=progress,
     )
-    return open_method(request.method).values(problem)
+    return method.values(problem)
 
 
 def _decide(
