@@ -1,11 +1,10 @@
 import pytest
 import torch
 from hypothesis import given
+from strategies import conv_shapes
 
 from latency_model import ConvShape
 from latency_model.errors import InputError
-
-from strategies import conv_shapes
 
 
 @given(conv_shapes())

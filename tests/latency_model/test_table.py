@@ -4,11 +4,10 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import environments, measurements, tables
 
 from latency_model import ConvShape, Environment, LatencyTable, Measurement
 from latency_model.errors import InputError, TableError
-
-from strategies import environments, measurements, tables
 
 SHAPE = ConvShape(1, 8, 9, 9, 16)
 ENVIRONMENT = Environment("chip", "cpu", "fake", "1", options=(("threads", "1"),))
@@ -48,7 +47,10 @@ def test_no_latency_is_zero_negative_or_unknown(us):
 
 
 def test_the_later_row_wins_a_merge():
-    old, new = (LatencyTable(ENVIRONMENT, {SHAPE: row(us, when)}) for us, when in ((1, "2026-01-01"), (2, "2026-02-01")))
+    old, new = (
+        LatencyTable(ENVIRONMENT, {SHAPE: row(us, when)})
+        for us, when in ((1, "2026-01-01"), (2, "2026-02-01"))
+    )
     assert old.merge(new)[SHAPE].latency_us == new.merge(old)[SHAPE].latency_us == 2
 
 
