@@ -120,9 +120,14 @@ def prepare(
 def _check_reachable(setting: Setting) -> None:
     cost = setting.cost
     ratio = setting.budget.ratio(cost.full)
+    unit = " us" if cost.metric == "latency" else ""
+    if ratio > 1:
+        raise BudgetError(
+            f"{setting.loaded.name} already meets the budget {setting.budget}: its {cost.metric} on this table is "
+            f"{cost.full:.6g}{unit}; ask for less"
+        )
     least = minimum([cost], setting.blocks, floors=setting.floors) / cost.full
     if least > ratio:
-        unit = " us" if cost.metric == "latency" else ""
         raise BudgetError(
             f"the budget {setting.budget} is below what {setting.loaded.name} can reach on this table: the least is "
             f"{least:.3f}x ({least * cost.full:.6g}{unit} of {cost.full:.6g}{unit}); ask for that or more"
