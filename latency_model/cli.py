@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from latency_model import console
 from latency_model.errors import InputError, TableError
@@ -146,7 +147,7 @@ def diff(
     colours = {"FASTER": "green", "SLOWER": "red", "UNCLEAR": "yellow", "SAME": "dim"}
     grid = Table("convolution", "A (us)", "B (us)", "B / A", "verdict")
     for row in rows:
-        verdict = f"[{colours[row.verdict]}]{row.verdict}[/]"
+        verdict = Text(row.verdict, style=colours[row.verdict])
         grid.add_row(
             row.shape.text, f"{row.first_us:.2f}", f"{row.second_us:.2f}", f"{row.ratio:.3f}", verdict
         )

@@ -23,8 +23,9 @@ from latency_model.errors import GharialError
 
 __all__ = ["err", "out", "print_json", "progress", "run"]
 
-out = Console()
-err = Console(stderr=True)
+# No markup: paths, model names and messages may hold brackets, and are printed as they are.
+out = Console(markup=False)
+err = Console(stderr=True, markup=False)
 
 INTERRUPTED = 130
 
@@ -33,11 +34,15 @@ def progress(*, quiet: bool = False) -> Progress:
     """Return a progress display on stderr: bar, n of m, time left, and a note cut to the terminal's width."""
     whole = Column(no_wrap=True)
     return Progress(
-        TextColumn("{task.description}", table_column=whole),
+        TextColumn("{task.description}", markup=False, table_column=whole),
         BarColumn(bar_width=16),
         MofNCompleteColumn(table_column=whole),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=whole),
-        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        TextColumn(
+            "{task.fields[note]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
         console=err,
         disable=quiet,
         expand=True,

@@ -14,6 +14,7 @@ from latency_model.files import write_atomic
 from latency_model.harvest import harvest
 from latency_model.model import LatencyModel
 from latency_model.zoo import LoadedModel, load_model
+from pruner.budget import Budget
 from pruner.data import load_data
 from pruner.pipeline import PruneRequest, prune
 from pruner.report import RunReport, load_report, write_report
@@ -40,10 +41,21 @@ def run_demo(out: Path, *, budget: str, seed: int, restart: bool = False, comman
     impossible budget and ``InputError`` when ``out`` holds another demo.
     """
     out = Path(out)
+    Budget.parse(budget)
     claim({"demo": MODEL, "budget": budget, "seed": seed}, out, restart=restart)
     if (out / "report.json").is_file():
         return load_report(out)
     clock = Stopwatch(out)
+    try:
+        report = _run(out, budget=budget, seed=seed, command=command)
+    finally:
+        clock.stop()
+    report = dataclasses.replace(report, seconds=clock.seconds)
+    write_report(report, out)
+    return report
+
+
+def _run(out: Path, *, budget: str, seed: int, command: str) -> RunReport:
     torch.manual_seed(seed)
     loaded = load_model(MODEL)
     weights, table = out / f"{MODEL}.safetensors", out / "table.parquet"
@@ -62,13 +74,7 @@ def run_demo(out: Path, *, budget: str, seed: int, restart: bool = False, comman
         batch_size=BATCH_SIZE,
         seed=seed,
     )
-    try:
-        report = prune(request, out / "prune", command=command)
-    finally:
-        clock.stop()
-    report = dataclasses.replace(report, seconds=clock.seconds)
-    write_report(report, out)
-    return report
+    return prune(request, out / "prune", command=command)
 
 
 def _train(loaded: LoadedModel, weights: Path, *, seed: int, progress: Progress) -> None:

@@ -8,6 +8,7 @@ again with the measured correction.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from latency_model.console import progress as progress_display
 from pruner.data import Splits, load_data
-from pruner.decide import cut, decide
-from pruner.methods import Problem, Values, open_method
+from pruner.decide import ATTEMPTS, cut, decide
+from pruner.methods import Method, Problem, Values, open_method
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of, measure_pair
 from pruner.report import load_report
-from pruner.rundir import Stopwatch, claim, record, recorded
+from pruner.rundir import Stopwatch, claim, holds, record, recorded
+from pruner.sensitivity import images_for, measure_losses, sample
 from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import nn
 
+    from profiler.backends.base import Backend
     from pruner.report import RunReport
 
 __all__ = ["PruneRequest", "prune"]
@@ -62,20 +65,13 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
     The same request with the same ``out`` goes on where it was stopped; a finished run returns its report.
     ``seconds`` of the report adds up the parts of an interrupted run, parts that were killed outright not
     included. Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare``
-    raises.
+    raises; a request that cannot be run leaves ``out`` as it was, ``restart`` or not.
     """
-    out = Path(out)
-    claim(asdict(request), out, restart=restart)
-    if (out / "report.json").is_file():
+    out, started = Path(out), time.monotonic()
+    if holds(asdict(request), out, restart=restart) and (out / "report.json").is_file():
         return load_report(out)
-    clock = Stopwatch(out)
-    try:
-        return _run(request, out, command=command, clock=clock)
-    finally:
-        clock.stop()
-
-
-def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) -> RunReport:
+    # A mistake ends here, before anything is written or thrown away: the corrected command can follow.
+    method = open_method(request.method)
     setting = prepare(
         request.model,
         weights=Path(request.weights) if request.weights else None,
@@ -86,15 +82,35 @@ def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) ->
     )
     splits = load_data(request.data, seed=request.seed)
     splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
+    with backend_of(setting.table.environment) as backend:
+        claim(asdict(request), out, restart=restart)
+        clock = Stopwatch(out, started=started)
+        try:
+            return _run(request, method, setting, splits, backend, out, command=command, clock=clock)
+        finally:
+            clock.stop()
+
+
+def _run(
+    request: PruneRequest,
+    method: Method,
+    setting: Setting,
+    splits: Splits,
+    backend: Backend,
+    out: Path,
+    *,
+    command: str,
+    clock: Stopwatch,
+) -> RunReport:
     original = copy.deepcopy(setting.module)
-    with backend_of(setting.table.environment) as backend, progress_display() as progress:
 
-        def measure(small: nn.Module) -> Proof:
-            shape, batch = setting.input_shape, setting.batch
-            return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
+    def measure(small: nn.Module) -> Proof:
+        shape, batch = setting.input_shape, setting.batch
+        return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
 
-        values = _learn(request, setting, original, splits, out, progress)
-        plan, notes = _decide(request, setting, values, measure, out, progress)
+    with progress_display() as progress:
+        values = _learn(request, method, setting, original, splits, out, progress)
+        plan, notes = _decide(request, setting, values, measure, splits, out, progress)
         small = cut(setting, plan)
         _recover(request, small, original, splits, out, progress)
         proof = measure(small)
@@ -115,6 +131,7 @@ def _run(request: PruneRequest, out: Path, *, command: str, clock: Stopwatch) ->
 
 def _learn(
     request: PruneRequest,
+    method: Method,
     setting: Setting,
     original: nn.Module,
     splits: Splits,
@@ -138,7 +155,7 @@ def _learn(
         amp=request.amp,
         progress=progress,
     )
-    return open_method(request.method).values(problem)
+    return method.values(problem)
 
 
 def _decide(
@@ -146,17 +163,29 @@ def _decide(
     setting: Setting,
     values: Values,
     measure: Callable[[nn.Module], Proof],
+    splits: Splits,
     out: Path,
     progress: Progress,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Return the plan and its notes; decided once and kept, so that a resumed run cuts the same network."""
     kept = out / "plan.json"
-    task = progress.add_task("allocating and timing", total=1, note="")
     if not kept.is_file():
-        decision = decide(setting, values.channels, measure, method=request.method, seed=request.seed)
+        images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
+        losses = measure_losses(
+            setting.module, setting.graph, values, setting.choices, images, progress=progress
+        )
+        task = progress.add_task("allocating and timing", total=ATTEMPTS, note="")
+
+        def timed(small: nn.Module) -> Proof:
+            progress.advance(task)
+            return measure(small)
+
+        decision = decide(
+            setting, values.channels, timed, losses=losses, method=request.method, seed=request.seed
+        )
+        progress.update(task, completed=ATTEMPTS)
         record(out, notes=list(decision.notes))
         decision.plan.save(kept)
-    progress.update(task, completed=1)
     return Plan.load(kept), tuple(recorded(out)["notes"])
 
 

@@ -26,6 +26,8 @@ __all__ = ["FLOOR", "Setting", "prepare"]
 
 # No group outside a removed block keeps less than this share: a stage must not collapse to a thread.
 FLOOR = 0.125
+# What a network is trained, exported and timed in.
+PRECISION = "fp32"
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,25 @@ class Setting:
         return {name: max(1, round(FLOOR * group.size)) for name, group in self.graph.groups.items()}
 
 
-def _batch_of(table: LatencyTable, wanted: int | None) -> tuple[int, str]:
-    batches = sorted({shape.batch for shape in table})
-    precisions = sorted({shape.precision for shape in table})
+def _batch_of(table: LatencyTable, wanted: int | None) -> int:
+    """Return the batch to prune for: ``wanted``, or the smallest that the table has rows of."""
+    batches = sorted({shape.batch for shape in table if shape.precision == PRECISION})
     if not batches:
-        raise TableError("the table has no rows; fill it with gharial profile MODEL --out TABLE")
+        found = sorted({shape.precision for shape in table})
+        raise TableError(
+            f"the table has rows of {', '.join(found)} only, and networks are pruned and timed in {PRECISION}; "
+            f"profile with --precision {PRECISION}"
+            if found
+            else "the table has no rows; fill it with gharial profile MODEL --out TABLE"
+        )
     if wanted is None:
-        return batches[0], precisions[0]
+        return batches[0]
     if wanted not in batches:
         known = ", ".join(map(str, batches))
         raise TableError(
-            f"the table has no rows of batch {wanted}, only of {known}; profile with --batch {wanted}"
+            f"the table has no {PRECISION} rows of batch {wanted}, only of {known}; profile with --batch {wanted}"
         )
-    return wanted, precisions[0]
+    return wanted
 
 
 def prepare(
@@ -98,12 +106,12 @@ def prepare(
     if weights is not None:
         load_weights(loaded.module, weights)
     module = loaded.module.eval()
-    count, precision = _batch_of(rows, batch)
+    count = _batch_of(rows, batch)
     graph = trace(module, torch.zeros(2, *loaded.input_shape))
-    network = harvest(loaded, batch=count, precision=precision).regroup(
+    network = harvest(loaded, batch=count, precision=PRECISION).regroup(
         graph.axes(), {name: group.size for name, group in graph.groups.items()}
     )
-    latency = latency_cost(LatencyModel.fit([rows]), network)
+    latency = latency_cost(LatencyModel.fit([rows], origin=str(table)), network)
     setting = Setting(loaded, module, graph, rows, latency, wish, count)
     _check_reachable(setting)
     return setting
@@ -112,9 +120,14 @@ def prepare(
 def _check_reachable(setting: Setting) -> None:
     cost = setting.cost
     ratio = setting.budget.ratio(cost.full)
+    unit = " us" if cost.metric == "latency" else ""
+    if ratio > 1:
+        raise BudgetError(
+            f"{setting.loaded.name} already meets the budget {setting.budget}: its {cost.metric} on this table is "
+            f"{cost.full:.6g}{unit}; ask for less"
+        )
     least = minimum([cost], setting.blocks, floors=setting.floors) / cost.full
     if least > ratio:
-        unit = " us" if cost.metric == "latency" else ""
         raise BudgetError(
             f"the budget {setting.budget} is below what {setting.loaded.name} can reach on this table: the least is "
             f"{least:.3f}x ({least * cost.full:.6g}{unit} of {cost.full:.6g}{unit}); ask for that or more"

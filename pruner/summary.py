@@ -14,8 +14,8 @@ from pruner.cost import macs_cost
 from pruner.data import Splits
 from pruner.plan import Plan
 from pruner.proof import Proof
-from pruner.rebuild import save_pruned
 from pruner.report import GroupRow, RunReport, SiteRow, Staircase, write_report
+from pruner.saved import save_pruned
 from pruner.setting import Setting
 from pruner.training import evaluate
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pruner.report.figures import headline
 from pruner.report.run_report import RunReport
@@ -15,7 +15,8 @@ __all__ = ["print_report"]
 def print_report(report: RunReport, console: Console) -> None:
     """Print the headline figures as a table, then removed blocks and notes."""
     title = f"{report.model or 'model'} pruned by {report.method} to {report.budget}"
-    table = Table(title=escape(title), caption=escape(f"{report.device} · {report.runtime}"))
+    table = Table(title=Text(title, style="table.title"))
+    table.caption = Text(f"{report.device} · {report.runtime}", style="table.caption")
     table.add_column("")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
@@ -30,4 +31,4 @@ def print_report(report: RunReport, console: Console) -> None:
             highlight=False,
         )
     for note in report.notes:
-        console.print(f"note: {escape(note)}", highlight=False)
+        console.print(f"note: {note}", highlight=False, markup=False)

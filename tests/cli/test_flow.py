@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from latency_model import LatencyTable
 from latency_model.zoo import load_model
-from pruner.rebuild import rebuild
+from pruner.saved import rebuild
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:onnxruntime.*")
 

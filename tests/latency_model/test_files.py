@@ -20,7 +20,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
         write_atomic(path, fail)
     assert str(path) in str(error.value)
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_killed_between_writing_and_renaming(tmp_path):

@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from latency_model.errors import InputError, WeightsError
 from pruner.graph import trace
 from pruner.plan import Plan
-from pruner.rebuild import SPEC, WEIGHTS, rebuild, save_pruned
+from pruner.saved import SPEC, WEIGHTS, rebuild, save_pruned
 from pruner.surgery import apply
 
 X = torch.randn(2, 3, 32, 32)
