@@ -50,9 +50,12 @@ class _Fused:
 
 
 def fuse(
-    graph: Graph, *, precision: str, layout: str
+    graph: Graph, *, precision: str | None, layout: str
 ) -> tuple[tuple[Site, ...], dict[str, int], dict[str, int]]:
-    """Return the convolution sites of ``graph``, a channel group per axis, and the other operators."""
+    """Return the convolution sites of ``graph``, a channel group per axis, and the other operators.
+
+    Without a ``precision`` each convolution keeps its own.
+    """
     writers: dict[str, _Fused] = {}  # by the value that the fused operator writes at present
     blocked: set[str] = set()
     fused: list[_Fused] = []
@@ -119,12 +122,13 @@ def _dims(name: str, graph: Graph) -> tuple[int, ...]:
 
 
 def _sites(
-    fused: Iterable[_Fused], graph: Graph, *, precision: str, layout: str
+    fused: Iterable[_Fused], graph: Graph, *, precision: str | None, layout: str
 ) -> tuple[tuple[Site, ...], dict[str, int]]:
     sites, groups = [], {}
     for entry in fused:
         name = entry.op.site
-        shape = dataclasses.replace(entry.shape, precision=precision, layout=layout)
+        shape = entry.shape
+        shape = dataclasses.replace(shape, precision=precision or shape.precision, layout=layout)
         if entry.op.inputs[0] in graph.inputs:
             inputs = Channels(shape.in_channels)
         elif shape.depthwise:

@@ -158,6 +158,28 @@ def test_wiring(case, tmp_path):
     compare(LoadedModel(case, module, (32, 8, 8)), tmp_path)
 
 
+@pytest.mark.parametrize("case", ["identity", "projection", "clip", "hardswish", "broadcast"])
+@pytest.mark.parametrize("channels", [20, 12, 8])
+def test_wiring_at_other_channel_counts(case, channels, tmp_path):
+    compare(LoadedModel(case, randomise(Case(CASES[case], channels)), (channels, 8, 8)), tmp_path)
+
+
+@pytest.mark.parametrize("groups", [4, 32])
+def test_grouped_and_depthwise(groups, tmp_path):
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.last = (nn.Conv2d(32, 32, 3, 1, 1) for _ in range(2))
+            self.one = nn.Conv2d(32, 32, 5, 1, 2, groups=groups)
+            self.two = nn.Conv2d(32, 32, 7, 1, 3, groups=groups)
+
+        def forward(self, x):
+            x = torch.relu(self.stem(x))
+            return self.last(F.hardswish(self.one(x)) + F.relu6(self.two(x) + x))
+
+    compare(LoadedModel("grouped", randomise(Grouped()), (32, 8, 8)), tmp_path)
+
+
 def test_an_addition_to_the_input_image_is_not_fused(tmp_path):
     class Skip(nn.Module):
         def __init__(self):
