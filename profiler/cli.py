@@ -57,11 +57,16 @@ def profile(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Networks: a name of ours, torchvision:NAME, timm:NAME, module:callable, or a file.onnx.",
+            help="A name like resnet20, torchvision:NAME, timm:NAME, package.module:callable, or a file.onnx.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The table; rows that it has are not measured again.")],
-    device: Annotated[str, typer.Option(help="cpu")] = "cpu",
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="TABLE", help="Where the table goes (.parquet); rows that it has are not measured again."
+        ),
+    ],
+    device: Annotated[str, typer.Option(help="What to time on: cpu.")] = "cpu",
     runtime: Annotated[str, typer.Option(help="onnxruntime, torch, or fake (for tests).")] = "onnxruntime",
     precision: Annotated[
         str | None,

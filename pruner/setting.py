@@ -12,6 +12,7 @@ import torch
 from latency_model.errors import BudgetError, ModelError, TableError
 from latency_model.harvest import harvest
 from latency_model.model import LatencyModel
+from latency_model.shipped import find_table
 from latency_model.table import LatencyTable
 from latency_model.zoo import LoadedModel, load_model, load_weights
 from pruner.allocate import minimum
@@ -88,7 +89,7 @@ def prepare(
     minimum when the budget lies below it.
     """
     wish = Budget.parse(budget)
-    rows = LatencyTable.load(table)
+    rows = LatencyTable.load(find_table(table))
     torch.manual_seed(seed)
     loaded = load_model(model)
     if loaded.module is None:

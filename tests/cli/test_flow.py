@@ -35,6 +35,7 @@ def test_help_of_every_command_has_an_example(gh):
         "prune",
         "demo",
         "methods",
+        "tables list",
         "tables show",
         "tables diff",
     ):
