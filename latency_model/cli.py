@@ -30,9 +30,7 @@ app.add_typer(tables, name="tables")
 def fit(
     given: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TABLE...", help="Tables of one environment, as files or names of shipped ones."
-        ),
+        typer.Argument(metavar="TABLE", help="Tables of one environment, as files or names of shipped ones."),
     ],
     out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Where the model goes.")],
     json: AsJson = False,
@@ -85,12 +83,13 @@ def estimate(
         Path | None, typer.Option("--model", metavar="MODEL_DIR", help="Use what gharial fit wrote.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images at once. [default: 1; what an ONNX file fixes]")
+        int | None,
+        typer.Option(min=1, help="Images at once.", show_default="1, or what an ONNX file fixes"),
     ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(PRECISIONS)}. [default: the table's, if it has only one; an ONNX file's own]"
+            help=", ".join(PRECISIONS), show_default="the table's if it has one only, of an ONNX file its own"
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="How often the interval shall hold, like 0.9.")] = 0.9,

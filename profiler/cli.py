@@ -56,7 +56,7 @@ def profile(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="A name like resnet20, torchvision:NAME, timm:NAME, package.module:callable, or a file.onnx.",
         ),
     ],
@@ -70,19 +70,26 @@ def profile(
     runtime: Annotated[str, typer.Option(help="onnxruntime, torch, or fake (for tests).")] = "onnxruntime",
     precision: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(PRECISIONS)}. [default: fp32; an ONNX file's own]"),
+        typer.Option(help=", ".join(PRECISIONS), show_default="fp32, of an ONNX file its own"),
     ] = None,
     batch: Annotated[
         list[int] | None,
         typer.Option(
-            *_BATCH, min=1, help="One or several, as --batch 1 8. [default: 1; what an ONNX file fixes]"
+            *_BATCH,
+            min=1,
+            help="One or several, as --batch 1 8.",
+            show_default="1, or what an ONNX file fixes",
         ),
     ] = None,
     step: Annotated[int, typer.Option(min=1, help="Distance of the channel counts of the grids.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime within an operator.")] = 1,
     networks: Annotated[bool, typer.Option(help="Time the whole networks too.")] = True,
-    retry_failed: Annotated[bool, typer.Option(help="Try again what the table records as failed.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only say how many configurations and how long.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what the table records as failed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many configurations and how long.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Time every convolution of MODEL..., at every channel count of a grid, on a device.

@@ -207,6 +207,8 @@ def test_every_help_has_an_example(words):
 def test_missing_and_damaged_tables(path, tmp_path):
     with pytest.raises(TableError, match="no latency table"):
         call("tables", "show", tmp_path / "absent")
+    with pytest.raises(TableError, match="is a folder"):
+        call("tables", "show", tmp_path)
     path.write_bytes(path.read_bytes()[:-50])
     for words in (("tables", "show", path), ("fit", path, "--out", tmp_path / "m")):
         with pytest.raises(TableError, match="damaged"):
