@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.correction import Correction, fit_correction
-from latency_model.errors import InputError, TableError
+from latency_model.errors import InputError, ModelError, TableError
 from latency_model.estimate import Estimate, SiteCost, explain
 from latency_model.files import read_json, write_json
 from latency_model.grid import ChannelGrid, GridPoint
@@ -114,10 +114,12 @@ class LatencyModel:
         The interval joins the rows' own intervals and what the correction leaves open, taken as independent
         and normal. ``unpriced`` counts the operators that no row prices: the offset of the correction covers
         them as far as measured networks had them. Raises ``TableError`` when the table lacks a site, with the
-        command that adds it.
+        command that adds it, and ``ModelError`` for a network without a 2-D convolution.
         """
         if not 0 < confidence < 1:
             raise InputError(f"a confidence lies between 0 and 1, not at {confidence}; use 0.9 for 90 %")
+        if not network.sites:
+            raise ModelError(f"{network.name} has no 2-D convolution, so a table says nothing of it")
         shapes = list(network.shapes(None if counts is None else network.counts(counts)))
         self._check(network, (shape for _, shape in shapes))
         sites, variance, flags = [], 0.0, Counter[str]()

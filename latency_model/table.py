@@ -143,6 +143,8 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
     def load(cls, path: Path | str) -> LatencyTable:
         """Read a table that ``save`` wrote; ``TableError`` when it is missing, damaged or too new."""
         path = Path(path)
+        if path.is_dir():
+            raise TableError(f"{path} is a folder, not a latency table; give the path of a file")
         if not path.is_file():
             raise TableError(f"no latency table at {path}; make one with: gharial profile MODEL --out {path}")
         try:

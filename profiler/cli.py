@@ -17,6 +17,7 @@ from latency_model.shapes import PRECISIONS, ConvShape
 if TYPE_CHECKING:
     from latency_model.network import NetworkCost
     from latency_model.table import LatencyTable
+    from latency_model.zoo import LoadedModel
     from profiler.backends.base import Backend
     from profiler.runner import Network
 
@@ -25,6 +26,7 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 _BATCH = ("--batch", "-b")
+_EXPORTED = ("fp32", "tf32")  # what a network exported with 32-bit floats may be computed in
 # For the estimate of a dry run only: building and warming up a configuration, runs of it, and their speed.
 _SECONDS_EACH, _RUNS_EACH, _MACS_PER_SECOND = 0.03, 30, 30e9
 
@@ -54,36 +56,56 @@ def profile(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
-            help="Networks: a name of ours, torchvision:NAME, timm:NAME, module:callable, or a file.onnx.",
+            metavar="MODEL",
+            help="A name like resnet20, torchvision:NAME, timm:NAME, package.module:callable, or a file.onnx.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The table; rows that it has are not measured again.")],
-    device: Annotated[str, typer.Option(help="cpu")] = "cpu",
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="TABLE", help="Where the table goes (.parquet); rows that it has are not measured again."
+        ),
+    ],
+    device: Annotated[str, typer.Option(help="What to time on: cpu.")] = "cpu",
     runtime: Annotated[str, typer.Option(help="onnxruntime, torch, or fake (for tests).")] = "onnxruntime",
-    precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = "fp32",
+    precision: Annotated[
+        str | None,
+        typer.Option(help=", ".join(PRECISIONS), show_default="fp32, of an ONNX file its own"),
+    ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(*_BATCH, min=1, help="One or several, as --batch 1 8. [default: 1]")
+        list[int] | None,
+        typer.Option(
+            *_BATCH,
+            min=1,
+            help="One or several, as --batch 1 8.",
+            show_default="1, or what an ONNX file fixes",
+        ),
     ] = None,
     step: Annotated[int, typer.Option(min=1, help="Distance of the channel counts of the grids.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime within an operator.")] = 1,
     networks: Annotated[bool, typer.Option(help="Time the whole networks too.")] = True,
-    retry_failed: Annotated[bool, typer.Option(help="Try again what the table records as failed.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only say how many configurations and how long.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what the table records as failed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many configurations and how long.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Time every convolution of MODEL..., at every channel count of a grid, on a device.
 
     Stopped at any moment, the same command goes on where it was: every finished row is on the disk.
     """
-    from profiler.backends import open_backend
+    from profiler.backends import open_backend, require_precision
 
-    if precision not in PRECISIONS:
+    if precision not in (None, *PRECISIONS):
         raise InputError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
     start = time.perf_counter()
     with open_backend(runtime, device=device, precision=precision, threads=threads) as backend:
-        loaded = _load(models, batches=sorted(set(batch or [1])), precision=precision)
-        shapes = _plan([cost for _, _, cost in loaded], step=step)
+        loaded = _load(models, batches=sorted(set(batch)) if batch else [None], precision=precision)
+        shapes = _plan([cost for _, cost in loaded], step=step)
+        for needed in sorted({shape.precision for shape in shapes}):
+            require_precision(backend, needed)
         if dry_run:
             _dry_run(backend, shapes, out, json=json)
             return
@@ -94,17 +116,15 @@ def profile(
 
 
 def _load(
-    models: Sequence[str], *, batches: Sequence[int], precision: str
-) -> list[tuple[Any, int, NetworkCost]]:
-    """Return (loaded model, batch, its cost) for each model and batch."""
-    from latency_model.harvest import harvest  # type: ignore[import-not-found, unused-ignore]
-    from latency_model.zoo import load_model  # type: ignore[import-not-found, unused-ignore]
+    models: Sequence[str], *, batches: Sequence[int | None], precision: str | None
+) -> list[tuple[LoadedModel, NetworkCost]]:
+    """Return (loaded model, its cost) for each model and batch."""
+    from latency_model.harvest import harvest
+    from latency_model.zoo import load_model
 
     loaded = [load_model(name) for name in models]
     return [
-        (model, batch, harvest(model, batch=batch, precision=precision))
-        for model in loaded
-        for batch in batches
+        (model, harvest(model, batch=batch, precision=precision)) for model in loaded for batch in batches
     ]
 
 
@@ -114,36 +134,29 @@ def _plan(costs: Sequence[NetworkCost], *, step: int) -> tuple[ConvShape, ...]:
     return plan(costs, step=step)
 
 
-def _networks(loaded: Sequence[tuple[Any, int, NetworkCost]], notes: list[str]) -> list[Network]:
-    """Return each network as ONNX; one whose file has another batch is left out with a note."""
+def _networks(loaded: Sequence[tuple[LoadedModel, NetworkCost]], notes: list[str]) -> list[Network]:
+    """Return each network as ONNX; one that cannot be exported in its precision is left out with a note."""
+    from latency_model.harvest import onnx_at_batch
+
     whole: list[Network] = []
-    for model, batch, cost in loaded:
+    for model, cost in loaded:
         shapes = tuple(shape for _, shape in cost.shapes())
-        if model.module is not None:
+        batch = shapes[0].batch
+        if model.onnx_path is not None:
+            data = onnx_at_batch(model.onnx_path, batch=batch)
+        elif shapes[0].precision in _EXPORTED:
             from profiler.onnx_export import export_onnx
 
+            assert model.module is not None
             data = export_onnx(model.module, model.input_shape, batch=batch)
         else:
-            data = Path(model.onnx_path).read_bytes()
-            if (stored := _onnx_batch(data)) != batch:
-                notes.append(
-                    f"{model.onnx_path} was exported with batch {stored or 'free'}, so the whole network was "
-                    f"not timed at batch {batch}"
-                )
-                continue
+            notes.append(
+                f"networks are exported in fp32, so the whole of {model.name} was not timed in "
+                f"{shapes[0].precision}; give it as an ONNX file of that precision"
+            )
+            continue
         whole.append((model.name, data, shapes))
     return whole
-
-
-def _onnx_batch(data: bytes) -> int:
-    """Return the batch that an ONNX model was exported with; 0 when it is free."""
-    import onnx
-
-    graph = onnx.load_model_from_string(data).graph
-    weights = {constant.name for constant in graph.initializer}
-    image = next((entry for entry in graph.input if entry.name not in weights), None)
-    sizes = image.type.tensor_type.shape.dim if image is not None else ()
-    return int(sizes[0].dim_value) if sizes else 0
 
 
 def _dry_run(backend: Backend, shapes: Sequence[ConvShape], out: Path, *, json: bool) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from latency_model.errors import InputError
+from latency_model.errors import InputError, ModelError
 from latency_model.network import Channels, NetworkCost, Site
 from latency_model.shapes import ConvShape
 
@@ -24,7 +24,7 @@ def plan(
     Each axis of a site runs over the multiples of ``step`` up to its full count, and the full count itself;
     ``channels`` gives the counts instead of ``step``. An axis that no channel group feeds (an input image)
     keeps its count. The two axes of a depthwise site move together, and counts that the groups of a grouped
-    convolution do not divide are left out.
+    convolution do not divide are left out. Raises ``ModelError`` for a network without a 2-D convolution.
     """
     if step < 1:
         raise InputError(f"the step of a channel grid must be positive, not {step}")
@@ -32,6 +32,8 @@ def plan(
         raise InputError("the channel counts to measure must be positive, and at least one must be given")
     pairs: dict[ConvShape, tuple[ConvShape, set[tuple[int, int]]]] = {}
     for network in networks:
+        if not network.sites:
+            raise ModelError(f"{network.name} has no 2-D convolution, so there is nothing to time")
         for site in network.sites:
             _, seen = pairs.setdefault(site.shape.site, (site.shape, set()))
             seen.update(_grid(site, step=step, channels=channels))

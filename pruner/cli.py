@@ -33,7 +33,12 @@ def prune(
     model: Annotated[
         str, typer.Argument(help="resnet20, torchvision:resnet50, timm:NAME or package.module:callable.")
     ],
-    table: Annotated[Path, typer.Option(help="Latency table of this device, from gharial profile.")],
+    table: Annotated[
+        str,
+        typer.Option(
+            help="Latency table of this device, from gharial profile, or the name of one that ships."
+        ),
+    ],
     budget: Annotated[str, typer.Option(help="latency=0.7x, latency=1.8ms, flops=0.5x, params=400K.")],
     data: Annotated[str, typer.Option(help="A folder of Parquet files or images, or 'digits'.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, plan, ONNX file and report.")],
@@ -62,7 +67,7 @@ def prune(
 
     request = PruneRequest(
         model=model,
-        table=str(table),
+        table=table,
         budget=budget,
         data=data,
         method=method,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from latency_model.errors import BudgetError, GharialError
-from pruner.allocate import Allocation, allocate
+from pruner.allocate import Allocation, Losses, allocate
 from pruner.oracle import check
 from pruner.plan import Plan
 from pruner.proof import Proof
@@ -57,6 +57,7 @@ def decide(
     *,
     method: str,
     seed: int,
+    losses: Losses | None = None,
 ) -> Decision:
     """Return the plan whose *measured* cost comes nearest to the budget without passing it by more than 1 %.
 
@@ -70,7 +71,9 @@ def decide(
     tried: dict[tuple[tuple[str, int], ...], Decision] = {}
     for _ in range(ATTEMPTS):
         try:
-            found = allocate([(cost, limit / correction)], values, setting.blocks, floors=setting.floors)
+            found = allocate(
+                [(cost, limit / correction)], values, setting.blocks, floors=setting.floors, losses=losses
+            )
         except BudgetError:
             if not tried:
                 raise

@@ -12,9 +12,10 @@ import torch
 from latency_model.errors import BudgetError, ModelError, TableError
 from latency_model.harvest import harvest
 from latency_model.model import LatencyModel
+from latency_model.shipped import find_table
 from latency_model.table import LatencyTable
 from latency_model.zoo import LoadedModel, load_model, load_weights
-from pruner.allocate import minimum
+from pruner.allocate import choices, minimum
 from pruner.budget import Budget
 from pruner.cost import Cost, latency_cost, macs_cost, params_cost
 from pruner.graph import ChannelGraph, trace
@@ -54,6 +55,16 @@ class Setting:
         if self.budget.metric == "latency":
             return self.latency
         return {"macs": macs_cost, "params": params_cost}[self.budget.metric](self.latency.network)
+
+    @property
+    def macs_per_image(self) -> float:
+        """Multiply-accumulates of the convolutions for one image."""
+        return macs_cost(self.latency.network).full / self.batch
+
+    @property
+    def choices(self) -> dict[str, tuple[int, ...]]:
+        """The channel counts that the allocator considers, per group."""
+        return choices([self.cost], self.blocks, floors=self.floors)
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
@@ -96,7 +107,7 @@ def prepare(
     minimum when the budget lies below it.
     """
     wish = Budget.parse(budget)
-    rows = LatencyTable.load(table)
+    rows = LatencyTable.load(find_table(table))
     torch.manual_seed(seed)
     loaded = load_model(model)
     if loaded.module is None:

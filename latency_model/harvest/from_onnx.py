@@ -1,4 +1,4 @@
-"""Read the operators of an ONNX file, with the sizes that shape inference finds."""
+"""Read the operators of an ONNX file, with the sizes and types that shape inference finds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper
 
 from latency_model.errors import ModelError
 from latency_model.harvest.graph import Graph, Op, unique
+from latency_model.harvest.onnx_file import infer_sizes, open_onnx, set_batch, where_of
 from latency_model.shapes import ConvShape
 
 __all__ = ["read_onnx"]
@@ -35,41 +36,36 @@ _KINDS = {
 }
 
 
-def read_onnx(path: Path, *, batch: int) -> Graph:
-    """Return the operators of the ONNX file ``path``, its batch set to ``batch``.
+# Tensors of a type, and the precisions that a runtime may compute them in: TF32 reads plain 32-bit floats.
+_PRECISIONS = {
+    onnx.TensorProto.FLOAT: ("fp32", "tf32"),
+    onnx.TensorProto.FLOAT16: ("fp16",),
+    onnx.TensorProto.BFLOAT16: ("bf16",),
+}
 
-    Raises ``ModelError`` for a file that is damaged, or that has a convolution whose size cannot be inferred.
+
+def read_onnx(model: bytes | Path, *, batch: int | None, precision: str | None) -> Graph:
+    """Return the operators of an ONNX file, or of its bytes, each convolution in its tensors' precision.
+
+    Raises ``ModelError`` for a file that is damaged, that contradicts ``batch`` or ``precision`` (None asks for
+    the file's own), or that has a convolution whose size cannot be inferred.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-        _set_batch(model, batch)
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception as error:  # protobuf and onnx raise their own types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} cannot be read as ONNX ({reason}); export it again") from error
-    return _Reader(graph, path).graph()
-
-
-def _set_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Give every input the batch, and forget the sizes inside: they are inferred again."""
-    weights = {constant.name for constant in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name not in weights and value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_value = batch
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        if value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].ClearField("dim_value")
+    opened = open_onnx(model)
+    set_batch(opened, batch, where=where_of(model))
+    return _Reader(infer_sizes(opened, model), where_of(model), precision).graph()
 
 
 class _Reader:
-    def __init__(self, graph: onnx.GraphProto, path: Path) -> None:
-        self.source, self.path = graph, path
+    def __init__(self, graph: onnx.GraphProto, where: str, precision: str | None) -> None:
+        self.source, self.where, self.precision = graph, where, precision
         self.dims: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, int] = {}
         for value in (*graph.input, *graph.value_info, *graph.output):
             self.dims[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+            self.types[value.name] = value.type.tensor_type.elem_type
         self.constants = {entry.name for entry in graph.initializer}
-        self.dims |= {entry.name: tuple(entry.dims) for entry in graph.initializer}
+        for entry in graph.initializer:
+            self._constant(entry.name, entry)
         self.values: dict[str, str] = {
             entry.name: entry.name for entry in graph.input if entry.name not in self.constants
         }
@@ -83,12 +79,15 @@ class _Reader:
         outputs = tuple(self.values[o.name] for o in self.source.output if o.name in self.values)
         return Graph(tuple(self.ops), inputs, outputs)
 
+    def _constant(self, name: str, tensor: onnx.TensorProto) -> None:
+        self.dims[name], self.types[name] = tuple(tensor.dims), tensor.data_type
+
     def _node(self, node: onnx.NodeProto) -> None:
         inputs = tuple(self.values[name] for name in node.input if name in self.values)
         if not inputs:  # constants, and what is computed from constants alone
             self.constants.update(node.output)
             if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self.dims[node.output[0]] = tuple(node.attribute[0].t.dims)
+                self._constant(node.output[0], node.attribute[0].t)
             return
         if node.op_type in _NOTHING or (node.op_type == "Concat" and len(node.input) == 1):
             self.values[node.output[0]] = inputs[0]
@@ -110,7 +109,7 @@ class _Reader:
 
     def _shape(self, node: onnx.NodeProto, weight: tuple[int, ...]) -> ConvShape:
         data = self.dims.get(node.input[0], ())
-        where = f"{self.path}, convolution {node.name or node.output[0]}"
+        where = f"{self.where}, convolution {node.name or node.output[0]}"
         if len(data) != 4 or min(data) < 1:
             raise ModelError(
                 f"{where}: the size of its input is not known; export with only the batch dynamic"
@@ -135,7 +134,22 @@ class _Reader:
             dilation=(dilation[0], dilation[1]),
             groups=int(given.get("group", 1)),
             pattern="conv+bias" if len(node.input) > 2 and node.input[2] else "conv",
+            precision=self._precision(node, where),
         )
+
+    def _precision(self, node: onnx.NodeProto, where: str) -> str:
+        # ONNX gives both inputs of a convolution one type; inference may know only one of them.
+        kind = self.types.get(node.input[0]) or self.types.get(node.input[1]) or 0
+        known = _PRECISIONS.get(kind)
+        if known is None:
+            raise ModelError(
+                f"{where}: it computes in {onnx.TensorProto.DataType.Name(kind)}; convert the file to float or float16"
+            )
+        if self.precision not in (None, *known):
+            raise ModelError(
+                f"{where}: it computes in {known[0]}, not in {self.precision}; convert the file, or take {known[0]}"
+            )
+        return self.precision or known[0]
 
 
 def _same(

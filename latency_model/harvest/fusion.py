@@ -11,6 +11,8 @@ AVX-512); ``tests/latency_model/test_harvest_ort.py`` compares them again with t
   which nothing else reads and that has no addition or activation yet; a ``relu`` or hardswish that alone
   reads the sum is fused too, a clip is not. Below the blocked layout's alignment (an input channel count
   above 16 that 4 does not divide) it may be the other operand that takes the addition, and the cost with it;
+- a grouped convolution that is not depthwise stays in the plain layout. It takes an addition of its size
+  whatever the other operand is, and a relu or a clip after it;
 - SiLU, GELU and others remain operators of their own. Sigmoid, tanh, leaky ReLU and hardsigmoid would be
   fused, but tables have no such pattern: they are counted among the others, and so is a batch norm that
   follows no convolution, which runs as a 1x1 depthwise one.
@@ -50,9 +52,12 @@ class _Fused:
 
 
 def fuse(
-    graph: Graph, *, precision: str, layout: str
+    graph: Graph, *, precision: str | None, layout: str
 ) -> tuple[tuple[Site, ...], dict[str, int], dict[str, int]]:
-    """Return the convolution sites of ``graph``, a channel group per axis, and the other operators."""
+    """Return the convolution sites of ``graph``, a channel group per axis, and the other operators.
+
+    Without a ``precision`` each convolution keeps its own.
+    """
     writers: dict[str, _Fused] = {}  # by the value that the fused operator writes at present
     blocked: set[str] = set()
     fused: list[_Fused] = []
@@ -92,7 +97,7 @@ def _taker(op: Op, graph: Graph, writers: dict[str, _Fused], blocked: set[str]) 
             return None
         entry.bias = True
         return entry
-    if op.kind == "clip" and entry.add:
+    if op.kind == "clip" and entry.add and entry.value in blocked:
         return None
     if op.kind == "hardswish" and (entry.value not in blocked or op.outputs[0] in graph.outputs):
         return None
@@ -101,12 +106,13 @@ def _taker(op: Op, graph: Graph, writers: dict[str, _Fused], blocked: set[str]) 
 
 
 def _add_taker(op: Op, graph: Graph, writers: dict[str, _Fused], blocked: set[str]) -> _Fused | None:
-    if len(op.inputs) != 2 or op.inputs[0] == op.inputs[1] or not all(name in blocked for name in op.inputs):
+    if len(op.inputs) != 2 or op.inputs[0] == op.inputs[1]:
         return None
     if not all(op.dims == _dims(name, graph) for name in op.inputs):
         return None  # one side is broadcast
+    mixed = not all(name in blocked for name in op.inputs)
     for name in op.inputs:
-        entry = writers.get(name)
+        entry = None if mixed and name in blocked else writers.get(name)
         if entry is not None and graph.uses[name] == 1 and not entry.add and not entry.activation:
             entry.add = True
             return entry
@@ -119,12 +125,13 @@ def _dims(name: str, graph: Graph) -> tuple[int, ...]:
 
 
 def _sites(
-    fused: Iterable[_Fused], graph: Graph, *, precision: str, layout: str
+    fused: Iterable[_Fused], graph: Graph, *, precision: str | None, layout: str
 ) -> tuple[tuple[Site, ...], dict[str, int]]:
     sites, groups = [], {}
     for entry in fused:
         name = entry.op.site
-        shape = dataclasses.replace(entry.shape, precision=precision, layout=layout)
+        shape = entry.shape
+        shape = dataclasses.replace(shape, precision=precision or shape.precision, layout=layout)
         if entry.op.inputs[0] in graph.inputs:
             inputs = Channels(shape.in_channels)
         elif shape.depthwise:

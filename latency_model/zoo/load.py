@@ -40,6 +40,7 @@ class LoadedModel:
     """A model with what must be known to run it: exactly one of ``module`` and ``onnx_path`` is set.
 
     ``input_shape`` is (channels, height, width) of one image; ``classes`` is None where it cannot be told.
+    ``batch`` is the one that an ONNX file was exported with, None where it is free.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LoadedModel:
     input_shape: tuple[int, int, int]
     classes: int | None = None
     onnx_path: Path | None = None
+    batch: int | None = None
 
 
 def load_model(name: str, *, seed: int | None = None) -> LoadedModel:
@@ -177,23 +179,17 @@ def _classes(module: nn.Module) -> int | None:
 
 
 def _onnx(name: str) -> LoadedModel:
-    import onnx
+    from latency_model.harvest.onnx_file import image_sizes, open_onnx
 
     path = Path(name)
-    if not path.is_file():
-        raise ModelError(f"no ONNX file at {path}; give the path of an existing file")
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf raises its own types for truncated files
-        raise ModelError(f"{path} cannot be read as ONNX ({_first_line(error)}); export it again") from error
-    weights = {initializer.name for initializer in graph.initializer}
-    images = [entry for entry in graph.input if entry.name not in weights]
-    sizes = [dim.dim_value for dim in images[0].type.tensor_type.shape.dim] if images else []
+    opened = open_onnx(path)
+    sizes = image_sizes(opened)
     if len(sizes) != 4 or min(sizes[1:]) < 1:
         raise ModelError(
-            f"{path} must take one image batch of fixed channels, height and width, not {tuple(sizes)}; "
+            f"{path} must take one image batch of fixed channels, height and width, not {sizes}; "
             "export it with only the batch dynamic"
         )
-    output = [dim.dim_value for dim in graph.output[0].type.tensor_type.shape.dim] if graph.output else []
+    outputs = opened.graph.output
+    output = [dim.dim_value for dim in outputs[0].type.tensor_type.shape.dim] if outputs else []
     classes = output[1] if len(output) == 2 and output[1] > 0 else None
-    return LoadedModel(name, None, (sizes[1], sizes[2], sizes[3]), classes, path)
+    return LoadedModel(name, None, (sizes[1], sizes[2], sizes[3]), classes, path, sizes[0] or None)

@@ -11,7 +11,7 @@ from latency_model.errors import DependencyError, InputError
 if TYPE_CHECKING:
     from profiler.backends.base import Backend
 
-__all__ = ["GROUP", "known_backends", "open_backend"]
+__all__ = ["GROUP", "known_backends", "open_backend", "require_precision"]
 
 GROUP = "profiler.backends"
 
@@ -30,13 +30,13 @@ def known_backends() -> dict[str, str]:
 
 
 def open_backend(
-    runtime: str, *, device: str = "cpu", precision: str = "fp32", threads: int = 1, **options: Any
+    runtime: str, *, device: str = "cpu", precision: str | None = "fp32", threads: int = 1, **options: Any
 ) -> Backend:
     """Return the back end ``runtime`` on ``device``; use it as a context manager.
 
-    ``options`` go to the back end's class. Raises ``InputError`` for an unknown runtime, a device that this
-    version cannot time on, or a precision that the back end lacks, and ``DependencyError`` when the runtime
-    is not installed.
+    ``options`` go to the back end's class; None as ``precision`` asks for none. Raises ``InputError`` for an
+    unknown runtime, a device that this version cannot time on, or a precision that the back end lacks, and
+    ``DependencyError`` when the runtime is not installed.
     """
     known = known_backends()
     if runtime == "tensorrt" and runtime not in known:
@@ -58,9 +58,16 @@ def open_backend(
             f"the runtime {runtime} needs the package {error.name}; install it with: pip install {package}"
         ) from error
     backend: Backend = factory(device=device, threads=threads, **options)
+    if precision is not None:
+        require_precision(backend, precision)
+    return backend
+
+
+def require_precision(backend: Backend, precision: str) -> None:
+    """Raise ``InputError`` when ``backend`` cannot time ``precision``."""
     if precision not in backend.precisions:
+        environment = backend.environment
         raise InputError(
-            f"the runtime {runtime} on {device} cannot time {precision}; it can time "
+            f"the runtime {environment.runtime} on {environment.kind} cannot time {precision}; it can time "
             f"{', '.join(backend.precisions)}"
         )
-    return backend

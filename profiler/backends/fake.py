@@ -135,13 +135,14 @@ class FakeDevice(Closing):
 
     def network_us(self, model: bytes) -> float:
         """Return the exact latency of a network: its convolutions and a constant for every other operator."""
-        from profiler.onnx_convs import read_convs
+        from latency_model.harvest import harvest_onnx
 
         try:
-            shapes, others = read_convs(model)
+            network = harvest_onnx(model)
         except ModelError as error:
             raise MeasurementError(f"the fake device cannot run this network: {error}") from error
-        return sum(map(self.true_us, shapes)) + self._other_us * sum(others.values())
+        convolutions = sum(self.true_us(shape) for _, shape in network.shapes())
+        return convolutions + self._other_us * sum(network.others.values())
 
     def time_networks(
         self,

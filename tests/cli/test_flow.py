@@ -35,12 +35,20 @@ def test_help_of_every_command_has_an_example(gh):
         "prune",
         "demo",
         "methods",
+        "tables list",
         "tables show",
         "tables diff",
     ):
         result = gh(*command.split(), "--help")
         assert result.exit_code == 0
         assert "Example" in result.stdout, command
+
+
+def test_help_says_what_is_taken_where_nothing_is_given(gh):
+    for command in ("profile", "estimate"):
+        text = " ".join(gh(command, "--help").stdout.replace("│", " ").split())
+        assert "default: (1, or what an ONNX file fixes)" in text
+        assert "of an ONNX file its own" in text
 
 
 def test_estimate_from_table_and_from_model(gh, fake_table, tmp_path):

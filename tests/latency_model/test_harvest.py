@@ -1,14 +1,19 @@
 """The harvest of small networks against expectations written by hand."""
 
+import dataclasses
+
 import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from strategies import conv_shapes
 from torch import nn
 
 from latency_model.errors import InputError, ModelError
-from latency_model.harvest import harvest
+from latency_model.harvest import harvest, harvest_onnx, onnx_at_batch
 from latency_model.network import Channels
 from latency_model.shapes import ConvShape
 from latency_model.zoo import LoadedModel, load_model
@@ -108,24 +113,23 @@ def test_bad_arguments(wrong):
         harvest(loaded(nn.Conv2d(3, 4, 3)), **wrong)
 
 
-def onnx_file(path, nodes, weights, *, image=("N", 3, 9, 9), out="y"):
+def onnx_model(nodes, weights, *, image=("N", 3, 9, 9), out="y", kind=TensorProto.FLOAT):
     constants = [
-        helper.make_tensor(n, TensorProto.FLOAT, d, torch.zeros(d).flatten().tolist())
-        for n, d in weights.items()
+        helper.make_tensor(n, kind, d, torch.zeros(d).flatten().tolist()) for n, d in weights.items()
     ]
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, image)],
-        [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("x", kind, image)],
+        [helper.make_tensor_value_info(out, kind, None)],
         constants,
     )
-    onnx.save(
-        helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("elsewhere", 1)]
-        ),
-        path,
-    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("elsewhere", 1)]
+    return helper.make_model(graph, opset_imports=opsets)
+
+
+def onnx_file(path, nodes, weights, **options):
+    onnx.save(onnx_model(nodes, weights, **options), path)
     return load_model(str(path))
 
 
@@ -178,6 +182,82 @@ def test_onnx_without_sizes_is_an_error(tmp_path):
         harvest(onnx_file(tmp_path / "m.onnx", nodes, {"w": (4, 3, 3, 3)}), batch=1)
     with pytest.raises(ModelError, match="fixed channels"):
         onnx_file(tmp_path / "n.onnx", nodes, {"w": (4, 3, 3, 3)}, image=("N", 3, "H", "W"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(conv_shapes(), st.integers(1, 3))
+def test_the_geometry_that_an_onnx_model_holds_is_read_back(wanted, copies):
+    bare = dataclasses.replace(wanted, pattern="conv", precision="fp32")
+    weight = (bare.out_channels, bare.in_channels // bare.groups, *bare.kernel)
+    geometry = {
+        "strides": bare.stride,
+        "pads": bare.padding,
+        "dilations": bare.dilation,
+        "group": bare.groups,
+    }
+    nodes = [conv("x", "w", f"y{copy}", **geometry) for copy in range(copies)]
+    image = (bare.batch, bare.in_channels, bare.height, bare.width)
+    model = onnx_model(nodes, {"w": weight}, image=image, out="y0").SerializeToString()
+    network = harvest_onnx(model, layout=bare.layout)
+    assert [shape for _, shape in network.shapes()] == [bare] * copies
+    assert dict(network.others) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "also"),
+    [
+        (TensorProto.FLOAT, "fp32", ["tf32"]),
+        (TensorProto.FLOAT16, "fp16", []),
+        (TensorProto.BFLOAT16, "bf16", []),
+    ],
+)
+def test_the_precision_is_that_of_the_tensors(kind, own, also):
+    nodes = [conv("x", "w", "a"), helper.make_node("Relu", ["a"], ["y"])]
+    model = onnx_model(nodes, {"w": (4, 3, 3, 3)}, kind=kind, image=(1, 3, 9, 9)).SerializeToString()
+    for asked in (None, own, *also):
+        (site,) = harvest_onnx(model, precision=asked).sites
+        assert site.shape.precision == (asked or own)
+    for other in {"fp32", "tf32", "fp16", "bf16", "int8"} - {own, *also}:
+        with pytest.raises(ModelError, match=f"computes in {own}, not in {other}"):
+            harvest_onnx(model, precision=other)
+
+
+def test_a_precision_that_no_table_has_is_an_error():
+    model = onnx_model(
+        [conv("x", "w", "y")], {"w": (4, 3, 3, 3)}, kind=TensorProto.DOUBLE, image=(1, 3, 9, 9)
+    )
+    with pytest.raises(ModelError, match="node_y: it computes in DOUBLE"):
+        harvest_onnx(model.SerializeToString())
+
+
+def test_the_batch_is_the_file_s_where_it_fixes_one(tmp_path):
+    nodes, weights = [conv("x", "w", "y")], {"w": (4, 3, 3, 3)}
+    fixed = onnx_file(tmp_path / "fixed.onnx", nodes, weights, image=(5, 3, 9, 9))
+    free = onnx_file(tmp_path / "free.onnx", nodes, weights)
+    assert (fixed.batch, free.batch) == (5, None)
+    for loaded_file, asked, batch in ((fixed, None, 5), (fixed, 5, 5), (free, None, 1), (free, 3, 3)):
+        network = harvest(loaded_file, batch=asked)
+        assert network.sites[0].shape.batch == batch
+        data = onnx_at_batch(loaded_file.onnx_path, batch=batch)
+        assert harvest_onnx(data).sites[0].shape == network.sites[0].shape
+        assert network.name == loaded_file.name
+    with pytest.raises(ModelError, match=r"fixed\.onnx was exported with batch 5, not 1"):
+        harvest(fixed, batch=1)
+    with pytest.raises(ModelError, match="exported with batch 5"):
+        onnx_at_batch(fixed.onnx_path, batch=1)
+    with pytest.raises(ModelError, match="no fixed batch"):
+        harvest_onnx(free.onnx_path)
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"", onnx.ModelProto().SerializeToString()])
+def test_what_is_no_onnx_model_is_an_error(junk, tmp_path):
+    with pytest.raises(ModelError, match="the ONNX model cannot be read"):
+        harvest_onnx(junk)
+    (tmp_path / "junk.onnx").write_bytes(junk)
+    with pytest.raises(ModelError, match=r"junk\.onnx cannot be read"):
+        load_model(str(tmp_path / "junk.onnx"))
+    with pytest.raises(ModelError, match="no ONNX file"):
+        harvest_onnx(tmp_path / "absent.onnx")
 
 
 def test_regroup_puts_sites_on_real_groups():

@@ -158,6 +158,44 @@ def test_wiring(case, tmp_path):
     compare(LoadedModel(case, module, (32, 8, 8)), tmp_path)
 
 
+@pytest.mark.parametrize("case", ["identity", "projection", "clip", "hardswish", "broadcast"])
+@pytest.mark.parametrize("channels", [20, 12, 8])
+def test_wiring_at_other_channel_counts(case, channels, tmp_path):
+    compare(LoadedModel(case, randomise(Case(CASES[case], channels)), (channels, 8, 8)), tmp_path)
+
+
+class Grouped(nn.Module):
+    def __init__(self, wire, groups):
+        super().__init__()
+        self.stem, self.last = (nn.Conv2d(32, 32, 3, 1, 1) for _ in range(2))
+        self.a = nn.Conv2d(32, 32, 5, 1, 2, groups=groups)
+        self.b = nn.Conv2d(32, 32, 7, 1, 3, groups=groups)
+        self.dense = nn.Conv2d(32, 32, 1)
+        self.wire = wire
+
+    def forward(self, x):
+        return self.last(self.wire(self, torch.relu(self.stem(x))))
+
+
+GROUPED = {
+    "sum": lambda n, x: n.a(x) + x,
+    "other order": lambda n, x: torch.relu(x + n.a(x)),
+    "clip after the sum": lambda n, x: F.relu6(n.a(x) + x),
+    "hardswish": lambda n, x: F.hardswish(n.a(x)) + F.relu6(n.b(x) + x),
+    "two": lambda n, x: torch.relu(n.b(x) + n.a(x)),
+    "with a dense one": lambda n, x: torch.relu(n.dense(x) + n.a(x)),
+    "a dense one second": lambda n, x: torch.relu(n.a(x) + n.dense(x)),
+    "broadcast": lambda n, x: torch.relu(n.a(x) + x.mean((2, 3), keepdim=True)),
+    "one side activated": lambda n, x: torch.relu(n.a(x)) + x,
+}
+
+
+@pytest.mark.parametrize("groups", [4, 32])
+@pytest.mark.parametrize("case", GROUPED)
+def test_grouped_and_depthwise(case, groups, tmp_path):
+    compare(LoadedModel(case, randomise(Grouped(GROUPED[case], groups)), (32, 8, 8)), tmp_path)
+
+
 def test_an_addition_to_the_input_image_is_not_fused(tmp_path):
     class Skip(nn.Module):
         def __init__(self):

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from latency_model import shipped, tables_cli
 from latency_model.cli import app
 from latency_model.compare import compare
-from latency_model.errors import InputError, TableError
+from latency_model.errors import InputError, ModelError, TableError
 from latency_model.harvest import harvest
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
@@ -67,8 +68,10 @@ def test_estimate_from_a_table_and_from_a_model_agree(path, table, tmp_path):
 
 
 def test_estimate_says_what_it_needs(path, table, tmp_path):
-    with pytest.raises(InputError, match="either --table TABLE or --model"):
+    with pytest.raises(InputError, match=r"give --table TABLE, .*gharial tables list .*or --model MODEL_DIR"):
         call("estimate", "resnet20")
+    with pytest.raises(InputError, match="not both"):
+        call("estimate", "resnet20", "--table", path, "--model", tmp_path)
     with pytest.raises(TableError, match=f"--batch 2 --out {path}"):
         call("estimate", "digits_resnet", "--table", path, "--batch", 2)
     fp16 = {dataclasses.replace(shape, precision="fp16"): row for shape, row in table.items()}
@@ -117,6 +120,44 @@ def test_merge(table, tmp_path, synthetic):
     assert not (tmp_path / "e").exists()
 
 
+def test_list_and_tables_by_name(path, table, tmp_path, monkeypatch):
+    listed = []
+    monkeypatch.setattr(tables_cli, "shipped_tables", lambda: tuple(listed))
+    monkeypatch.setattr(shipped, "shipped_tables", lambda: tuple(listed))
+    assert data("tables", "list") == []
+    assert "no table ships" in call("tables", "list")
+    monkeypatch.chdir(tmp_path)
+    listed.append(path.rename(tmp_path / "some-cpu.parquet"))
+    (row,) = data("tables", "list")
+    assert row == {
+        "name": "some-cpu",
+        "path": str(listed[0]),
+        "environment": table.environment.to_json(),
+        "rows": len(table),
+        "networks": ["digits_resnet"],
+    }
+    text = call("tables", "list")
+    assert str(listed[0]) in text
+    assert f"{len(table)} rows; networks: digits_resnet" in text
+    assert data("estimate", "digits_resnet", "--table", "some-cpu")["latency_us"] > 0
+    assert len(data("tables", "show", "some-cpu")["rows"]) == len(table)
+    assert data("tables", "diff", "some-cpu", "some-cpu")["summary"]["SAME"] == len(table)
+    assert data("tables", "export", "some-cpu", "--out", "rows.csv") == {
+        "out": "rows.csv",
+        "rows": len(table),
+    }
+    assert data("tables", "merge", "some-cpu", "some-cpu", "--out", "m")["rows"] == len(table)
+    assert data("tables", "plot", "some-cpu", "--out", "stairs.png")["rows"] > 0
+    assert data("fit", "some-cpu", "--out", "model")["rows"] == len(table)
+
+
+def test_a_network_without_convolutions_is_an_error(path, tmp_path, monkeypatch):
+    (tmp_path / "flat.py").write_text("import torch\ndef build():\n    return torch.nn.Identity()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match="flat:build has no 2-D convolution"):
+        call("estimate", "flat:build", "--table", path)
+
+
 def test_diff(tmp_path, synthetic):
     shape = synthetic.shape
     shapes = [shape.with_channels(8, count) for count in (8, 16, 24, 32, 40)]
@@ -153,7 +194,11 @@ def test_plot(path, tmp_path, ending, begin):
 
 @pytest.mark.parametrize(
     "words",
-    [["fit"], ["estimate"], *(["tables", name] for name in ("show", "export", "merge", "diff", "plot"))],
+    [
+        ["fit"],
+        ["estimate"],
+        *(["tables", name] for name in ("list", "show", "export", "merge", "diff", "plot")),
+    ],
 )
 def test_every_help_has_an_example(words):
     assert f"Example: gharial {' '.join(words)}" in call(*words, "--help")
@@ -162,6 +207,8 @@ def test_every_help_has_an_example(words):
 def test_missing_and_damaged_tables(path, tmp_path):
     with pytest.raises(TableError, match="no latency table"):
         call("tables", "show", tmp_path / "absent")
+    with pytest.raises(TableError, match="is a folder"):
+        call("tables", "show", tmp_path)
     path.write_bytes(path.read_bytes()[:-50])
     for words in (("tables", "show", path), ("fit", path, "--out", tmp_path / "m")):
         with pytest.raises(TableError, match="damaged"):

@@ -1,57 +1,46 @@
 import json
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+import onnx
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
-from latency_model import Channels, ConvShape, LatencyTable, NetworkCost, Site
-from latency_model.errors import InputError
+from latency_model import LatencyTable, zoo
+from latency_model.errors import InputError, ModelError
+from latency_model.zoo import LoadedModel
 from profiler.cli import app
 from profiler.testing import small_network
 
 
-@dataclass
-class Loaded:
-    name: str
-    module: Any
-    input_shape: tuple[int, int, int]
-    onnx_path: Path | None = None
-
-
-def cost(batch, precision):
-    first = ConvShape(batch, 3, 8, 8, 16, pattern="conv+bias+relu", precision=precision)
-    second = ConvShape(batch, 16, 8, 8, 16, pattern="conv+bias", precision=precision)
-    a, b = Channels(terms=(("a", 1),)), Channels(terms=(("b", 1),))
-    return NetworkCost(
-        "tiny", (Site("1", first, Channels(3), a), Site("2", second, a, b)), {"a": 16, "b": 16}
-    )
-
-
 @pytest.fixture(autouse=True)
-def stubs(monkeypatch, tmp_path):
-    """The zoo and the harvest, stubbed: they belong to another package."""
-    zoo, harvest = ModuleType("latency_model.zoo"), ModuleType("latency_model.harvest")
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU())
-    path = tmp_path / "net.onnx"
-    path.write_bytes(small_network(channels=16, size=8))
+def tiny(monkeypatch):
+    """The model name `tiny`: two convolutions on 8x8 images."""
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3, padding=1)
+    )
+    loaded = LoadedModel("tiny", module.eval(), (3, 8, 8))
+    real = zoo.load_model
+    monkeypatch.setattr(zoo, "load_model", lambda name: loaded if name == "tiny" else real(name))
 
-    def load_model(name):
-        if name == "nothing":
-            raise InputError("unknown model 'nothing'; known are tiny")
-        if name.endswith(".onnx"):
-            return Loaded("net", None, (3, 8, 8), path)
-        return Loaded(name, module, (3, 8, 8))
 
-    zoo.load_model = load_model
-    harvest.harvest = lambda loaded, *, batch, precision: cost(batch, precision)
-    monkeypatch.setitem(sys.modules, "latency_model.zoo", zoo)
-    monkeypatch.setitem(sys.modules, "latency_model.harvest", harvest)
+@pytest.fixture
+def net(tmp_path):
+    """Write an ONNX file of two convolutions; a batch of "N" is free."""
+
+    def write(batch=1):
+        model = onnx.load_model_from_string(small_network(channels=16, size=8))
+        for value in (model.graph.input[0], model.graph.output[0]):
+            size = value.type.tensor_type.shape.dim[0]
+            if batch == "N":
+                size.dim_param = batch
+            else:
+                size.dim_value = batch
+        path = tmp_path / "net.onnx"
+        onnx.save(model, path)
+        return path
+
+    return write
 
 
 @pytest.fixture
@@ -116,17 +105,36 @@ def test_a_dry_run_counts_and_measures_nothing(out):
     assert (again["configurations"], again["missing"]) == (20, 14)
 
 
-def test_an_onnx_file_is_timed_at_its_own_batch_only(out):
-    data = report("net.onnx", "--batch", 1, 4, "--runtime", "fake", "--out", out)
-    assert [network["batch"] for network in data["networks"]] == [1]
-    assert len(data["notes"]) == 1
-    assert "batch 4" in data["notes"][0]
+def test_an_onnx_file_is_timed_at_the_batch_that_it_fixes(out, net):
+    data = report(net(4), "--runtime", "fake", "--out", out)
+    assert [network["batch"] for network in data["networks"]] == [4]
+    assert {shape.batch for shape in LatencyTable.load(out)} == {4}
+    with pytest.raises(ModelError, match="exported with batch 4, not 1"):
+        raise run(net(4), "--batch", 1, 4, "--runtime", "fake", "--out", out).exception
+
+
+def test_an_onnx_file_with_a_free_batch_is_timed_at_each(out, net):
+    data = report(net("N"), "--batch", 1, 4, "--runtime", "fake", "--out", out)
+    assert [network["batch"] for network in data["networks"]] == [1, 4]
+    assert data["networks"][0]["us"] < data["networks"][1]["us"]
+    assert data["notes"] == []
+    real = report(net("N"), "--batch", 2, "--out", f"{out}2", "--step", 16)
+    assert [network["batch"] for network in real["networks"]] == [2]
+
+
+def test_rows_of_a_precision_have_no_network_of_another(out, net):
+    data = report("tiny", "--precision", "fp16", "--runtime", "fake", "--out", out)
+    assert data["networks"] == []
+    assert "fp16" in data["notes"][0]
+    with pytest.raises(ModelError, match="computes in fp32, not in fp16"):
+        raise run(net(), "--precision", "fp16", "--runtime", "fake", "--out", out).exception
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (("nothing", "--runtime", "fake"), "unknown model"),
+        (("nothing.onnx", "--runtime", "fake"), "no ONNX file"),
         (("tiny", "--runtime", "magic"), "magic"),
         (("tiny", "--device", "cuda:0"), "CPU only"),
         (("tiny", "--runtime", "tensorrt"), "CPU only"),
