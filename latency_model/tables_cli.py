@@ -62,7 +62,7 @@ def list_shipped(json: AsJson = False) -> None:
             }
         )
         if not json:
-            console.out.print(f"[bold]{path.stem}[/]", highlight=False, soft_wrap=True)
+            console.out.print(Text(path.stem, style="bold"), soft_wrap=True)
             console.out.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
             console.out.print(f"  {loaded.environment.text}", highlight=False, markup=False, soft_wrap=True)
             networks = ", ".join(network.name for network in loaded.networks) or "none"
