@@ -36,7 +36,9 @@ def h100(rows: Path | None) -> pd.DataFrame:
         for column, value in H100.items():
             mask &= table[column] == value
         columns = [*H100, "out_channels", "conv_us"]
-        table[mask].sort_values("out_channels").drop_duplicates("out_channels")[columns].to_csv(path, index=False)
+        table[mask].sort_values("out_channels").drop_duplicates("out_channels")[columns].to_csv(
+            path, index=False
+        )
     return pd.read_csv(path)
 
 
@@ -46,13 +48,20 @@ def draw(cpu: pd.DataFrame, gpu: pd.DataFrame, device: str) -> None:
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    titles = (f"64 → c channels, 3x3, 16x16, batch 1, fp32\n{device}", "256 → c, 3x3, 14x14, batch 8, fp16\nNVIDIA H100")
+    titles = (
+        f"64 → c channels, 3x3, 16x16, batch 1, fp32\n{device}",
+        "256 → c, 3x3, 14x14, batch 8, fp16\nNVIDIA H100",
+    )
     for axis, data, column, title in zip(axes, (cpu, gpu), ("latency_us", "conv_us"), titles, strict=True):
         line = data.set_index("out_channels")[column]
         axis.plot(line.index, line.values, color="#b8c4ce", linewidth=1.2, zorder=1)
         aligned = line.index % 8 == 0
-        axis.scatter(line.index[~aligned], line[~aligned], s=12, color="#8795a1", label="other counts", zorder=2)
-        axis.scatter(line.index[aligned], line[aligned], s=22, color="#007a8c", label="multiples of 8", zorder=3)
+        axis.scatter(
+            line.index[~aligned], line[~aligned], s=12, color="#8795a1", label="other counts", zorder=2
+        )
+        axis.scatter(
+            line.index[aligned], line[aligned], s=22, color="#007a8c", label="multiples of 8", zorder=3
+        )
         axis.set(title=title, xlabel="output channels c", ylabel="latency, µs", ylim=(0, None))
         axis.grid(axis="y", color="#e3e8ec")
     axes[0].legend(frameon=False, loc="lower right")

@@ -9,7 +9,7 @@ layers that read the channel: that is what removing the channel later does, what
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,8 @@ class Gates(nn.Module):
     """Learned keep probabilities for every group of ``graph``, attached to ``model`` by ``attach``.
 
     In training mode each image of a batch draws its own gates; in evaluation mode a channel is open when
-    its mask is 1: deterministic. ``masks`` are permanent: ``update_masks`` closes channels whose logit
-    fell below 0 and nothing opens them again. ``last[group]`` holds the latest samples, shape (B, C).
+    its mask is 1: deterministic. Masks are permanent: the method closes
+    channels and nothing opens them again. ``last[group]`` holds the latest samples, shape (B, C).
     ``noise`` scales the noise: 1 is the method's, towards 0 a gate is open when its logit is above 0. Noise
     comes from torch's global generator.
     """
@@ -86,23 +86,6 @@ class Gates(nn.Module):
     def probability(self, logits: Tensor) -> Tensor:
         """Return the probability that a gate with these logits is open under the present noise."""
         return torch.sigmoid(logits / max(self.noise, _LEAST_NOISE))
-
-    @torch.no_grad()
-    def update_masks(self, *, floors: Mapping[str, int] | None = None) -> None:
-        """Close for good every channel whose keep probability is below one half.
-
-        ``floors`` gives groups that must keep some channels: their best ones stay open, clamped at 0.
-        """
-        for name in self.groups:
-            logits, mask = self.logit_of(name), self.mask_of(name)
-            closed = logits < 0
-            floor = (floors or {}).get(name, 0)
-            if floor and int(((~closed) & (mask > 0)).sum()) < floor:
-                ranked = logits.masked_fill(mask == 0, -torch.inf)
-                best = ranked.topk(min(floor, int(mask.sum()))).indices
-                logits[best] = logits[best].clamp(min=0.0)
-                closed[best] = False
-            mask[closed] = 0
 
     def _draw(self, batch: int, device: torch.device) -> None:
         self.last = {}

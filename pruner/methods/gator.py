@@ -9,11 +9,13 @@ the present state, and gate learning rates divided by ``w_e``, so that importanc
 Changed: the marginal cost is the gradient of the table's expected latency, first along the biconvex minorant
 of each staircase (the exact expectation is flat on a plateau, just where pruning must begin), then annealed
 towards the staircase itself; lambda follows the budget by dual ascent on the logarithm of the cost; logits
-carry no weight decay; noise is shared by the readers of a group; evaluation is deterministic.
+carry no weight decay; noise is shared by the readers of a group, and gone before the cut; masks never take the
+cost below its target, so that an overshoot can be taken back; the original network teaches the gated one.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -146,7 +148,7 @@ class _Gating(Callback):
     """Gates in the training loop: masks and price before each step, the gates' own step after it."""
 
     def __init__(self, problem: Problem, config: GatorConfig) -> None:
-        self.config, self.budget_ratio = config, problem.ratio
+        self.config, self.budget_ratio, self.full = config, problem.ratio, problem.cost.full
         self.gates = Gates(problem.graph, initial_keep=config.initial_keep)
         self.price = _Price(problem.cost)
         self.velocity = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
@@ -157,7 +159,6 @@ class _Gating(Callback):
         path = torch.linspace(0, self.start, 200, dtype=torch.float64)
         # The work of the price against a gate on its way from its start to one half.
         self._fall_work = float(torch.trapezoid(1 / _mean_slope(torch.sigmoid(path)), path))
-        self.log: list[tuple[int, float, float, float]] = []
         inside = {group for block in problem.graph.blocks for group in block.groups}
         self.floors = {
             name: 0 if name in inside else max(1, round(config.floor * size))
@@ -165,8 +166,8 @@ class _Gating(Callback):
         }
 
     def identity(self) -> Mapping[str, Any]:
-        """What makes another run of it: the configuration and the budget."""
-        return {"method": "gator", "ratio": self.budget_ratio, **asdict(self.config)}
+        """What makes another run of it: the configuration, the budget and the table behind the cost."""
+        return {"method": "gator", "ratio": self.budget_ratio, "full": self.full, **asdict(self.config)}
 
     def target(self, step: float, steps: int) -> float:
         """The cost that the dual ascent aims at: falls geometrically from 1 to the budget."""
@@ -193,26 +194,36 @@ class _Gating(Callback):
         aim = self.target(step.step + ahead, step.steps)
         error = math.log(max(self.price.value(future), 1e-6) / aim)
         self.weight = min(1e4, max(1e-4, self.weight * math.exp(self.config.dual_rate / step.steps * error)))
-        if step.step % 20 == 0:
-            self.log.append((step.step, self.ratio, self.target(step.step, step.steps), self.weight))
 
     def _close(self, step: Step) -> None:
-        """Mask gates below one half, the least likely first, but never past the target of this step."""
-        aim = self.target(step.step, step.steps)
-        mask = {name: self.gates.mask_of(name) for name in self.gates.groups}
-        low = sorted(
-            (low_logit, name, channel)
-            for name in mask
-            for channel, low_logit in enumerate(self.gates.logit_of(name).tolist())
-            if low_logit < 0 and mask[name][channel] > 0
+        """Mask gates below one half, the least likely first, as many as leave the cost at or above its target."""
+        masks = {name: self.gates.mask_of(name) for name in self.gates.groups}
+        spare = {name: int(mask.sum()) - self.floors[name] for name, mask in masks.items()}
+        below = sorted(
+            (value, name, channel)
+            for name, mask in masks.items()
+            for channel, value in enumerate(self.gates.logit_of(name).tolist())
+            if value < 0 and mask[channel] > 0
         )
-        spare = self.price.value(mask) - aim if low else 0.0
-        for _, name, channel in low:
-            price = self.prices[name]
-            if mask[name].sum() <= self.floors[name] or spare < price:
-                continue
-            mask[name][channel] = 0
-            spare -= price
+        low: list[tuple[str, int]] = []
+        for _, group, channel in below:
+            if spare[group] > 0:
+                low.append((group, channel))
+                spare[group] -= 1
+        aim = self.target(step.step, step.steps)
+
+        def closed(number: int) -> dict[str, Tensor]:
+            trial = {name: mask.clone() for name, mask in masks.items()}
+            for name, channel in low[:number]:
+                trial[name][channel] = 0
+            return trial
+
+        # The cost falls with every closed channel: the largest admissible number is found by bisection.
+        most = bisect.bisect_left(
+            range(1, len(low) + 1), True, key=lambda number: self.price.value(closed(number)) < aim
+        )
+        for name, mask in closed(most).items():
+            masks[name].copy_(mask)
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:

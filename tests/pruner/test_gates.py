@@ -120,19 +120,6 @@ def test_sampling_rate_and_straight_through_gradient(net, keep):
     assert slope == pytest.approx(expected, rel=0.03)
 
 
-def test_masks_close_for_good_and_respect_the_floor(net):
-    gates = Gates(trace(net, torch.zeros(2, 3, 8, 8)))
-    logits = gates.logit_of("conv1")
-    with torch.no_grad():
-        logits.copy_(torch.tensor([-1.0, 2, -0.1, -3, -2, -4, -5, -6]))
-    gates.update_masks(floors={"conv1": 3})
-    assert gates.mask_of("conv1").tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
-    with torch.no_grad():
-        logits.fill_(5.0)
-    gates.update_masks()
-    assert gates.mask_of("conv1").sum() == 3
-
-
 def test_masked_channels_get_no_gradient(net):
     gates = Gates(trace(net, torch.zeros(2, 3, 8, 8)), initial_keep=0.9).train()
     gates.mask_of("conv1")[2] = 0

@@ -3,6 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from latency_model import ConvShape, NetworkCost, Site
@@ -13,7 +15,8 @@ from pruner.data import load_data
 from pruner.graph import trace
 from pruner.methods import method_names, open_method
 from pruner.methods.base import Problem
-from pruner.methods.gator import Gator, GatorConfig, _mean_slope, _Price
+from pruner.methods.gator import Gator, GatorConfig, _Gating, _mean_slope, _Price
+from pruner.training import Step
 
 
 class Net(nn.Module):
@@ -106,6 +109,7 @@ def test_price_is_the_marginal_cost(splits, tmp_path):
 def test_reaches_the_budget_and_keeps_what_matters(splits, tmp_path):
     values = Gator().values(problem(splits, tmp_path, epochs=8))
     assert values.notes["expected_ratio"] == pytest.approx(0.5, abs=0.12)
+    assert any(count < len(values.channels[name]) for name, count in values.open_counts.items())
     for worth in values.channels.values():
         assert (worth >= 0).all()
         assert worth.max() > 2 * worth.min()
@@ -134,6 +138,33 @@ def test_same_seed_same_values_and_resume_is_exact(splits, tmp_path):
         Gator().values(stopped)
     resumed = Gator().values(problem(splits, tmp_path / "d", epochs=3)).channels
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    logits=st.lists(st.floats(-6, 5), min_size=32, max_size=32),
+    step=st.integers(0, 99),
+    data=st.data(),
+)
+def test_masks_close_below_one_half_for_good_and_never_past_the_target(splits, logits, step, data):
+    task = problem(splits, None)
+    gating = _Gating(task, GatorConfig())
+    for number, name in enumerate(gating.gates.groups):
+        with torch.no_grad():
+            gating.gates.logit_of(name).copy_(torch.tensor(logits[16 * number : 16 * number + 16]))
+    closed = data.draw(st.integers(0, 10))
+    gating.gates.mask_of("conv1")[:closed] = 0
+    now = Step(0, 1, step, 100, 0.1)
+    before = {name: gating.gates.mask_of(name).clone() for name in gating.gates.groups}
+    cost_before = gating.price.value(before)
+    gating.before_step(now)
+    after = {name: gating.gates.mask_of(name) for name in gating.gates.groups}
+    for name, mask in after.items():
+        assert (mask <= before[name]).all()
+        shut = (mask == 0) & (before[name] > 0)
+        assert (gating.gates.logit_of(name)[shut] < 0).all()
+        assert mask.sum() >= min(gating.floors[name], before[name].sum())
+    assert gating.price.value(after) >= min(cost_before, gating.target(step, 100)) - 1e-9
 
 
 def test_leaves_no_hooks(splits, tmp_path):

@@ -57,7 +57,9 @@ def case():
 
 def loss_of_cut(net, graph, channels, counts, batches):
     """The oracle: surgery, then the loss with batch norms on the statistics of each batch."""
-    keep = {name: sorted(np.argsort(-channels[name], kind="stable")[:count]) for name, count in counts.items()}
+    keep = {
+        name: sorted(np.argsort(-channels[name], kind="stable")[:count]) for name, count in counts.items()
+    }
     empty = [block.name for block in graph.blocks if all(counts[group] == 0 for group in block.groups)]
     small = remove(copy.deepcopy(net), graph, keep, blocks=empty).train()
     with torch.no_grad():
@@ -69,7 +71,9 @@ def test_equals_the_loss_of_the_cut_network(case):
     net, graph, channels, batches = case
     inner = graph.blocks[0].groups
     assert len(inner) == 2
-    candidates = {name: (*((0,) if name in inner else ()), 1, 2, group.size) for name, group in graph.groups.items()}
+    candidates = {
+        name: (*((0,) if name in inner else ()), 1, 2, group.size) for name, group in graph.groups.items()
+    }
     found = measure_losses(net, graph, Values(channels), candidates, batches)
     full = graph.sizes()
     for name, counts in candidates.items():
@@ -89,7 +93,9 @@ def test_other_groups_stay_as_the_method_left_them(case):
     candidates = {graph.blocks[0].groups[0]: (2, 4)}
     found = measure_losses(net, graph, Values(channels, start), candidates, batches)
     (name,) = candidates
-    loss = {n: loss_of_cut(net, graph, channels, {**graph.sizes(), **start, name: n}, batches) for n in (2, 4)}
+    loss = {
+        n: loss_of_cut(net, graph, channels, {**graph.sizes(), **start, name: n}, batches) for n in (2, 4)
+    }
     assert found[name][2] == pytest.approx(loss[2] - min(loss.values()), abs=1e-5)
 
 
@@ -106,7 +112,9 @@ def test_leaves_the_model_as_it_was(case):
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
 
 
-@pytest.mark.parametrize(("macs", "images"), [(1e3, 1024), (40e6, 1024), (100e6, 1024), (4e9, 64), (1e12, 64)])
+@pytest.mark.parametrize(
+    ("macs", "images"), [(1e3, 1024), (40e6, 1024), (100e6, 1024), (4e9, 64), (1e12, 64)]
+)
 def test_images_for_bounds(macs, images):
     assert 64 <= images_for(macs) <= 1024
     assert images_for(macs) == pytest.approx(images, rel=0.7)
