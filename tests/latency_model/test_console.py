@@ -132,6 +132,9 @@ def test_a_closed_pipe_is_not_an_error():
 
 
 SLOW = """
+import signal
+# A background job of a shell inherits an ignored SIGINT, and Python then leaves it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
 from pathlib import Path
 import profiler.backends.fake as fake

@@ -63,8 +63,8 @@ def test_emptying_all_groups_of_a_block_removes_it_and_one_of_several_is_an_erro
     block = graph.block("layer3.1")
     empty = {group: [] for group in block.groups}
     pruned = remove(model, graph, empty)
-    assert isinstance(pruned.layer3[1], nn.ReLU)
-    assert not pruned.layer3[1].inplace
+    # Its input is rectified already, so nothing is left to do.
+    assert isinstance(pruned.layer3[1], nn.Identity)
     assert check(model, graph, empty, inputs=X).ok
     if len(block.groups) > 1:
         with pytest.raises(InputError, match=r"layer3\.1\.conv1 would lose all its channels"):
@@ -133,7 +133,19 @@ def test_apply_uses_the_plan():
     plan = Plan(graph.fingerprint, {"layer1.0.conv1": (0, 1, 2)}, ("layer2.1",))
     pruned = apply(model, graph, plan)
     assert pruned.layer1[0].conv1.out_channels == 61
-    assert isinstance(pruned.layer2[1], nn.ReLU)
+    assert isinstance(pruned.layer2[1], nn.Identity)
+
+
+def test_a_removed_block_keeps_the_activation_that_its_shortcut_needs():
+    model = torchvision.models.resnet18(num_classes=4)
+    graph = trace(model, X)
+    projected = remove(model, graph, {}, blocks=["layer2.0"]).layer2[0]
+    assert isinstance(projected[-1], nn.ReLU)
+    assert not projected[-1].inplace
+    model.relu = nn.Tanh()
+    model.maxpool = nn.Identity()
+    signed = remove(model, trace(model, X), {}, blocks=["layer1.0"]).layer1[0]
+    assert isinstance(signed, nn.ReLU) and not signed.inplace
 
 
 def test_onnx_export_computes_the_same():
