@@ -73,7 +73,7 @@ def _latency(report: RunReport) -> dict[str, Any]:
         "text": [f"{latency_text(value)} {note}".strip() for _, value, _, _, note in bars],
         "textposition": "inside",
         "insidetextanchor": "start",
-        "textfont": {"color": "#14202a"},
+        "textfont": {"color": ["#ffffff" if colour == AFTER else "#14202a" for _, _, colour, _, _ in bars]},
         "marker": {"color": [colour for _, _, colour, _, _ in bars]},
         "error_x": {
             "type": "data",
@@ -194,7 +194,9 @@ def _channels(report: RunReport) -> dict[str, Any]:
         "marker": {"color": AFTER},
         "hovertemplate": "%{y}: %{x} after<extra></extra>",
     }
-    layout = {**_rows_layout(len(groups)), "xaxis": {"title": {"text": "channels"}}}
+    # Room for the texts beside the longest bars, on a narrow screen too.
+    room = [0, 1.35 * max((group.before for group in groups), default=1)]
+    layout = {**_rows_layout(len(groups)), "xaxis": {"title": {"text": "channels"}, "range": room}}
     return {"data": [before, after], "layout": layout}
 
 
