@@ -22,7 +22,7 @@ from latency_model.measurement import Measurement, NetworkRow
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 
-__all__ = ["FORMAT_VERSION", "Contents", "Journal", "journal_path"]
+__all__ = ["FORMAT_VERSION", "Contents", "Journal", "journal_path", "with_flag"]
 
 FORMAT_VERSION = 1
 

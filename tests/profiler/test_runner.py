@@ -270,3 +270,61 @@ def test_a_moment_of_disturbance_is_not_drift(out):
 
     table = profile(Blip(), SHAPES, out=out, sentinel_seconds=0.0)
     assert not any(row.flags for row in table.values())
+
+
+class Disturbed(FakeDevice):
+    """Reads each network at given speeds, and gives one shape a wide interval the first time."""
+
+    def __init__(self, *, factors=(), wide=None, second=1.0):
+        super().__init__(noise=0.0)
+        self.factors, self.wide, self.second, self.read, self.seen = list(factors), wide, second, 0, 0
+
+    def time_networks(self, models, **options):
+        rows = super().time_networks(models, **options)
+        factor = self.factors[min(self.read, len(self.factors) - 1)]
+        self.read += 1
+        return [replace(r, latency_us=factor, low_us=factor, high_us=factor) for r in rows]
+
+    def measure(self, shape, *, run_id):
+        row = super().measure(shape, run_id=run_id)
+        if shape == self.wide:
+            self.seen += 1
+            width = 0.2 if self.seen == 1 else self.second
+            return replace(
+                row,
+                low_us=row.latency_us * (1 - width),
+                high_us=row.latency_us * (1 + width),
+                flags=("unstable",) if width > 0.1 else (),
+            )
+        return row
+
+
+@pytest.mark.parametrize(
+    ("factors", "kept", "reads", "flagged"),
+    [
+        ([450, 452], 450, 2, False),
+        ([550, 450, 451], 450, 3, False),
+        ([550, 451, 600, 450], 450, 4, False),
+        ([450, 500, 560, 620, 700], 450, 5, True),
+    ],
+)
+def test_a_network_counts_when_its_two_fastest_readings_agree(
+    out, monkeypatch, factors, kept, reads, flagged
+):
+    monkeypatch.setattr("profiler.runner._PAUSE_S", 0.0)
+    device = Disturbed(factors=factors)
+    table = profile(device, SHAPES[:2], out=out, networks=[NETWORK])
+    assert device.read == reads
+    assert table.networks[0].measurement.latency_us == kept
+    assert ("unstable" in table.networks[0].measurement.flags) == flagged
+
+
+@pytest.mark.parametrize(("second", "flags"), [(0.01, ()), (0.3, ("unstable",))])
+def test_an_unstable_row_gets_one_more_try_and_the_narrower_interval_stays(out, second, flags):
+    device = Disturbed(factors=[1.0], wide=SHAPES[0], second=second)
+    table = profile(device, SHAPES, out=out)
+    row = table[SHAPES[0]]
+    assert device.seen == 2
+    assert row.flags == flags
+    assert (row.high_us - row.low_us) / row.latency_us == pytest.approx(2 * min(0.2, second))
+    assert LatencyTable.load(out) == table
