@@ -52,10 +52,6 @@ class Cost:
         """The metric of the network as it is."""
         return self.value({})
 
-    def corrected(self, *, scale: float) -> Cost:
-        """Return the same cost with its site part multiplied by ``scale``."""
-        return Cost(self.metric, self.network, self.matrices, self.scale * scale, self.constant)
-
 
 def latency_cost(model: LatencyModel, network: NetworkCost) -> Cost:
     """Return the latency of ``network`` in microseconds: envelope matrices with the model's correction."""

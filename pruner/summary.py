@@ -63,6 +63,18 @@ def _staircase(setting: Setting, counts: dict[str, int]) -> Staircase | None:
     )
 
 
+def _unmeasured(setting: Setting, counts: dict[str, int]) -> tuple[str, ...]:
+    """Say when the prediction rests on padding: surgery does not pad, and odd counts can cost more."""
+    shapes = [shape for _, shape in setting.latency.network.shapes(counts)]
+    lacking = sum(shape not in setting.table for shape in shapes)
+    if not lacking:
+        return ()
+    return (
+        f"{lacking} of {len(shapes)} convolutions have channel counts that the table lacks; their predicted latency "
+        "is that of the next larger measured counts, which can be too low",
+    )
+
+
 def finish(
     setting: Setting,
     splits: Splits,
@@ -128,7 +140,7 @@ def finish(
         budget_target_us=(
             setting.budget.target(proof.before.latency_us) if setting.budget.metric == "latency" else None
         ),
-        notes=notes,
+        notes=(*notes, *_unmeasured(setting, counts)),
     )
     write_report(report, out)
     return report

@@ -77,6 +77,7 @@ def test_prune_report(pruned, fake_table):
     assert report["ratio_measured"] <= 0.615
     assert abs(report["ratio_measured"] - report["ratio_predicted"]) <= 0.05
     assert report["params_after"] < report["params_before"]
+    assert not any("table lacks" in note for note in report["notes"])
     assert (out / "report.html").stat().st_size > 100_000
     assert (out / "report.png").stat().st_size > 10_000
 
@@ -152,6 +153,16 @@ def test_l1_needs_no_training(gh, fake_table, tmp_path):
     )
     assert result.exit_code == 0
     assert result.json["method"] == "l1"
+
+
+def test_a_prediction_from_unmeasured_counts_is_said(gh, fake_table, tmp_path):
+    result = gh(
+        *("prune", "digits_resnet", "--table", fake_table, "--budget", "flops=0.5x", "--data", "digits"),
+        *("--method", "l1", "--finetune-epochs", "0", "--out", tmp_path / "l1", "--json"),
+    )
+    assert result.exit_code == 0
+    assert result.json["macs_after"] <= 0.5 * result.json["macs_before"]
+    assert any("table lacks" in note for note in result.json["notes"])
 
 
 def test_methods(gh):

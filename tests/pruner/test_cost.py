@@ -104,4 +104,3 @@ def test_sites_and_correction_add_up(kit, net):
     counts = network.counts({"last": 7})
     parts = sum(cost.site_value(site, counts) for site in network.sites)
     assert cost.value(counts) == pytest.approx(parts + cost.constant)
-    assert cost.corrected(scale=2.0).value(counts) == pytest.approx(2 * parts + cost.constant)
