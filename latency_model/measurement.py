@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 from latency_model.errors import InputError
 from latency_model.shapes import ConvShape
 
-__all__ = ["METHODS", "Measurement", "NetworkRow"]
+__all__ = ["METHODS", "Candidate", "Measurement", "NetworkRow"]
 
 # host: wall clock around a run, overhead included. host-increment: what one more copy adds to a session.
 METHODS = ("host", "host-increment", "kernel-trace", "graph-increment", "fake")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One outcome of a runtime's own search: the kernels it chose, their time, and in how many builds."""
+
+    kernels: str
+    latency_us: float
+    builds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +29,12 @@ class Measurement:
 
     ``low_us`` and ``high_us`` bound the *median* at 95 %. ``p5_us`` … ``p95_us`` are quantiles of the
     samples. ``kernels`` holds (kernel name, share of the time). ``flags`` names what a reader must know:
-    ``unstable`` (the interval stayed wider than asked for), ``throttled``, ``shared-device``.
+    ``unstable`` (the interval stayed wider than asked for), ``throttled``, ``shared-device``, ``drift``.
+
+    ``latency_us`` is with warm caches; ``cold_us`` with the caches emptied before each run. ``boundary_us`` is
+    the time of the layout transposes at the ends, which is not part of ``latency_us``. ``error`` is the largest
+    deviation of the outputs from an fp32 reference, relative to the largest output. ``candidates`` are all
+    outcomes of the runtime's search that repeated builds gave, and ``note`` says why the first is quoted.
     """
 
     latency_us: float
@@ -34,7 +48,14 @@ class Measurement:
     samples: int
     method: str
     kernels: tuple[tuple[str, float], ...] = field(default=())
+    cold_us: float | None = None
+    boundary_us: float | None = None
+    error: float | None = None
+    candidates: tuple[Candidate, ...] = field(default=())
     sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    note: str = ""
     flags: tuple[str, ...] = field(default=())
     run_id: str = ""
     measured_at: str = ""

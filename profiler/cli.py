@@ -163,7 +163,8 @@ def _dry_run(backend: Backend, shapes: Sequence[ConvShape], out: Path, *, json: 
     from profiler.runner import missing
 
     todo = missing(shapes, out=out, environment=backend.environment)
-    seconds = sum(_SECONDS_EACH + _RUNS_EACH * shape.macs / _MACS_PER_SECOND for shape in todo)
+    macs = sum(config.macs for config in todo if isinstance(config, ConvShape))
+    seconds = _SECONDS_EACH * len(todo) + _RUNS_EACH * macs / _MACS_PER_SECOND
     if json:
         console.print_json(
             {"configurations": len(shapes), "missing": len(todo), "estimated_seconds": round(seconds, 1)}

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from latency_model.environment import Environment
 from latency_model.errors import GharialError, InputError, TableError
-from latency_model.measurement import Measurement, NetworkRow
+from latency_model.measurement import Candidate, Measurement, NetworkRow
+from latency_model.ops import Config, OpShape, parse_config
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 
@@ -37,32 +38,34 @@ class Contents:
     """What a journal says. ``open_segment`` are the rows since the last sentinel."""
 
     environment: Environment
-    rows: dict[ConvShape, Measurement] = dataclasses.field(default_factory=dict)
+    rows: dict[Config, Measurement] = dataclasses.field(default_factory=dict)
     networks: list[NetworkRow] = dataclasses.field(default_factory=list)
-    failures: dict[ConvShape, str] = dataclasses.field(default_factory=dict)
-    sentinel: tuple[ConvShape, float] | None = None
-    open_segment: list[ConvShape] = dataclasses.field(default_factory=list)
+    failures: dict[Config, str] = dataclasses.field(default_factory=dict)
+    sentinel: tuple[Config, float] | None = None
+    open_segment: list[Config] = dataclasses.field(default_factory=list)
 
     def table(self) -> LatencyTable:
         """Return the contents as a table."""
         failures = {shape: why for shape, why in self.failures.items() if shape not in self.rows}
-        return LatencyTable(self.environment, self.rows, tuple(self.networks), failures)
+        rows = {config: row for config, row in self.rows.items() if isinstance(config, ConvShape)}
+        ops = {config: row for config, row in self.rows.items() if isinstance(config, OpShape)}
+        return LatencyTable(self.environment, rows, tuple(self.networks), failures, ops)
 
     def apply(self, line: Mapping[str, Any]) -> None:
         """Take one line of the journal into account."""
         kind = line["kind"]
         if kind == "conv":
-            shape = ConvShape.parse(line["config"])
+            shape = parse_config(line["config"])
             self.rows[shape] = _measurement(line["row"])
             self.open_segment.append(shape)
         elif kind == "network":
             shapes = tuple(map(ConvShape.parse, line["shapes"]))
             self.networks.append(NetworkRow(line["config"], shapes, _measurement(line["row"])))
         elif kind == "failure":
-            self.failures[ConvShape.parse(line["config"])] = line["reason"]
+            self.failures[parse_config(line["config"])] = line["reason"]
         elif kind == "sentinel":
             if self.sentinel is None:
-                self.sentinel = ConvShape.parse(line["config"]), float(line["latency_us"])
+                self.sentinel = parse_config(line["config"]), float(line["latency_us"])
             if line["drift"]:
                 for shape in self.open_segment:
                     self.rows[shape] = with_flag(self.rows[shape], "drift")
@@ -78,7 +81,9 @@ def with_flag(row: Measurement, flag: str) -> Measurement:
 
 def _measurement(data: Mapping[str, Any]) -> Measurement:
     kernels = tuple((str(name), float(share)) for name, share in data["kernels"])
-    return Measurement(**{**data, "kernels": kernels, "flags": tuple(data["flags"])})
+    candidates = tuple(Candidate(**candidate) for candidate in data.get("candidates", ()))
+    values = {"kernels": kernels, "candidates": candidates, "flags": tuple(data["flags"])}
+    return Measurement(**{**data, **values})
 
 
 class Journal:
@@ -195,7 +200,7 @@ class Journal:
         self.append(line)
         self.contents.apply(line)
 
-    def add_row(self, shape: ConvShape, row: Measurement) -> None:
+    def add_row(self, shape: Config, row: Measurement) -> None:
         """Record a finished row."""
         self._record({"kind": "conv", "config": shape.text, "row": dataclasses.asdict(row)})
 
@@ -205,11 +210,11 @@ class Journal:
         shapes = [shape.text for shape in network.shapes]
         self._record({"kind": "network", "config": network.name, "shapes": shapes, "row": row})
 
-    def add_failure(self, shape: ConvShape, reason: str) -> None:
+    def add_failure(self, shape: Config, reason: str) -> None:
         """Record a configuration that could not be timed."""
         self._record({"kind": "failure", "config": shape.text, "reason": reason})
 
-    def add_sentinel(self, shape: ConvShape, latency_us: float, *, drift: bool) -> None:
+    def add_sentinel(self, shape: Config, latency_us: float, *, drift: bool) -> None:
         """Record a sentinel; with ``drift`` the rows since the one before are flagged."""
         line = {"kind": "sentinel", "config": shape.text, "latency_us": latency_us, "drift": drift}
         self._record(line)

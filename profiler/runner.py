@@ -13,6 +13,7 @@ from pathlib import Path
 from latency_model.environment import Environment
 from latency_model.errors import MeasurementError, TableError
 from latency_model.measurement import Measurement, NetworkRow
+from latency_model.ops import Config
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 from profiler.backends.base import Backend
@@ -30,7 +31,7 @@ DRIFT_US = 0.3  # smaller moves are within what the median of a tiny shape does 
 
 def profile(
     backend: Backend,
-    shapes: Iterable[ConvShape],
+    shapes: Iterable[Config],
     *,
     out: Path | str,
     networks: Sequence[Network] = (),
@@ -56,7 +57,7 @@ def profile(
     with Journal(journal_path(out), environment) as journal:
         wanted = list(dict.fromkeys(shapes))
         done = before.merge(journal.contents.table())
-        todo = [s for s in wanted if s not in done and (retry_failed or s not in done.failures)]
+        todo = [c for c in wanted if done.measured(c) is None and (retry_failed or c not in done.failures)]
         timed = {(network.name, network.shapes) for network in done.networks}
         # In random order, slow drift of the machine does not look like a slope over the channel counts.
         random.Random(0).shuffle(todo)
@@ -75,16 +76,14 @@ def profile(
     return table
 
 
-def missing(
-    shapes: Iterable[ConvShape], *, out: Path | str, environment: Environment
-) -> tuple[ConvShape, ...]:
+def missing(shapes: Iterable[Config], *, out: Path | str, environment: Environment) -> tuple[Config, ...]:
     """Return those of ``shapes`` that neither the table ``out`` nor its journal has, failures excluded."""
     out = Path(out)
     done = _load(out, environment)
     if journal_path(out).is_file():
         with Journal(journal_path(out), environment) as journal:
             done = done.merge(journal.contents.table())
-    return tuple(shape for shape in shapes if shape not in done and shape not in done.failures)
+    return tuple(c for c in shapes if done.measured(c) is None and c not in done.failures)
 
 
 def _load(out: Path, environment: Environment) -> LatencyTable:
@@ -99,11 +98,14 @@ def _load(out: Path, environment: Environment) -> LatencyTable:
     return table
 
 
-def _sentinel_first(todo: list[ConvShape]) -> list[ConvShape]:
+def _sentinel_first(todo: list[Config]) -> list[Config]:
     """Return ``todo`` with a shape of middling work first: it becomes the sentinel."""
     if not todo:
         return []
-    middle = sorted(todo, key=lambda shape: shape.macs)[len(todo) // 2]
+    work = {config: config.macs for config in todo if isinstance(config, ConvShape)}
+    if not work:
+        return todo
+    middle = sorted(work, key=lambda shape: shape.macs)[len(work) // 2]
     return [middle, *(shape for shape in todo if shape != middle)]
 
 
@@ -123,7 +125,7 @@ class _Run:
         if self.progress is not None:
             self.progress(done, total, what)
 
-    def measure(self, todo: Sequence[ConvShape], skipped: int, sentinel_seconds: float) -> None:
+    def measure(self, todo: Sequence[Config], skipped: int, sentinel_seconds: float) -> None:
         total = skipped + len(todo)
         self.report(skipped, total, "")
         checked = time.monotonic()
@@ -145,7 +147,7 @@ class _Run:
         if todo:
             self._check_sentinel()
 
-    def _measure_unstable_again(self, shapes: Sequence[ConvShape]) -> None:
+    def _measure_unstable_again(self, shapes: Sequence[Config]) -> None:
         """Give each row that stayed unstable one more try, at another time; the narrower interval stays."""
         rows = self.journal.contents.rows
         for shape in [s for s in shapes if s in rows and "unstable" in rows[s].flags]:
@@ -156,7 +158,7 @@ class _Run:
             if _width(row) < _width(rows[shape]):
                 self.journal.add_row(shape, row)
 
-    def _twice(self, shape: ConvShape) -> Measurement:
+    def _twice(self, shape: Config) -> Measurement:
         try:
             return self.backend.measure(shape, run_id=self.run_id)
         except MeasurementError:

@@ -15,7 +15,8 @@ __all__ = ["GROUP", "known_backends", "open_backend", "require_precision"]
 
 GROUP = "profiler.backends"
 
-# What pyproject.toml declares, for use from a source tree that is not installed.
+# What pyproject.toml declares, for use from a source tree that is not installed. A name ending in @cuda is
+# that runtime on a CUDA device.
 _BUILT_IN = {
     "fake": "profiler.backends.fake:FakeDevice",
     "onnxruntime": "profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from latency_model.environment import Environment
+from latency_model.errors import MeasurementError
 from latency_model.measurement import Measurement
-from latency_model.shapes import ConvShape
+from latency_model.ops import Config
 
-__all__ = ["Backend", "Closing", "cpu_isa", "cpu_name"]
+__all__ = ["Backend", "OneByOne", "Outcome", "cpu_isa", "cpu_name"]
+
+# A configuration, and its row or why there is none.
+Outcome: TypeAlias = tuple[Config, Measurement | MeasurementError]
 
 
 @runtime_checkable
@@ -20,18 +24,27 @@ class Backend(Protocol):
     """A runtime on a device. A context manager: leaving it frees what it holds.
 
     A back end class is made by ``open_backend`` with the keyword arguments ``device`` and ``threads``, and
-    its own options. ``precisions`` are those that it can time.
+    its own options. ``precisions`` are those that it can time, ``at_once`` is how many configurations it
+    likes to be given together: a GPU back end packs that many into one program.
     """
 
     precisions: tuple[str, ...]
+    at_once: int
 
     @property
     def environment(self) -> Environment:
         """What every measurement of this back end belongs to; the same at every call."""
         ...
 
-    def measure(self, shape: ConvShape, *, run_id: str) -> Measurement:
-        """Return the latency of one convolution; ``MeasurementError`` when it cannot be timed."""
+    def measure(self, config: Config, *, run_id: str) -> Measurement:
+        """Return the latency of one configuration; ``MeasurementError`` when it cannot be timed."""
+        ...
+
+    def measure_many(self, configs: Sequence[Config], *, run_id: str) -> Iterator[Outcome]:
+        """Yield the outcome of each of ``configs`` as soon as it is known, in any order, each once.
+
+        One that cannot be timed yields its ``MeasurementError``, and the others go on.
+        """
         ...
 
     def time_networks(
@@ -51,8 +64,22 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-class Closing:
-    """Makes a back end with a ``close`` method a context manager."""
+class OneByOne:
+    """A back end that measures one configuration after the other; a context manager that calls ``close``."""
+
+    at_once = 1
+
+    def measure(self, config: Config, *, run_id: str) -> Measurement:
+        """Return the latency of one configuration; ``MeasurementError`` when it cannot be timed."""
+        raise NotImplementedError
+
+    def measure_many(self, configs: Sequence[Config], *, run_id: str) -> Iterator[Outcome]:
+        """Yield the outcome of each of ``configs``, in order."""
+        for config in configs:
+            try:
+                yield config, self.measure(config, run_id=run_id)
+            except MeasurementError as error:
+                yield config, error
 
     def close(self) -> None:
         """Free what the back end holds; may be called twice."""

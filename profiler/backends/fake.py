@@ -16,8 +16,8 @@ import numpy as np
 from latency_model.environment import Environment
 from latency_model.errors import MeasurementError, ModelError
 from latency_model.measurement import Measurement
-from latency_model.shapes import ConvShape
-from profiler.backends.base import Closing
+from latency_model.ops import Config, OpShape
+from profiler.backends.base import OneByOne
 from profiler.sampling import Policy, measurement, summarise
 
 __all__ = ["FakeDevice"]
@@ -26,7 +26,7 @@ _BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _SAMPLES = 25
 
 
-class FakeDevice(Closing):
+class FakeDevice(OneByOne):
     """Deterministic: the same shape and seed give the same row in every process.
 
     ``true_us`` is the larger of arithmetic and memory time plus a launch overhead; channels are rounded up to
@@ -51,7 +51,7 @@ class FakeDevice(Closing):
         other_us: float = 1.0,
         tile_in: int = 8,
         tile_out: int = 16,
-        fail_on: Sequence[ConvShape] = (),
+        fail_on: Sequence[Config] = (),
         fail_times: int | None = None,
         crash_after: int | None = None,
         delay_s: float = 0.0,
@@ -63,7 +63,7 @@ class FakeDevice(Closing):
         self._launch_us, self._other_us = launch_us, other_us
         self._tile_in, self._tile_out = tile_in, tile_out
         self._fail_on, self._fail_times = frozenset(fail_on), fail_times
-        self._failed: dict[ConvShape, int] = {}
+        self._failed: dict[Config, int] = {}
         self._crash_after, self._delay_s = crash_after, delay_s
         self._drift_after, self._drift_factor = drift_after, drift_factor
         self._measured = 0
@@ -90,8 +90,11 @@ class FakeDevice(Closing):
         """The fake device and every number that its formula uses."""
         return self._environment
 
-    def true_us(self, shape: ConvShape) -> float:
+    def true_us(self, shape: Config) -> float:
         """Return the latency that ``measure`` scatters around, in microseconds."""
+        if isinstance(shape, OpShape):
+            moved = sum(math.prod(dims) for dims in (*shape.inputs, *shape.weights))
+            return self._launch_us + moved * _BYTES[shape.precision] / self._bytes_per_us
         tile_in, tile_out = (1, self._tile_out) if shape.groups > 1 else (self._tile_in, self._tile_out)
         inputs = math.ceil(shape.in_channels / shape.groups / tile_in) * tile_in
         outputs = math.ceil(shape.out_channels / tile_out) * tile_out
@@ -118,17 +121,17 @@ class FakeDevice(Closing):
     def _drifted(self) -> bool:
         return self._drift_after is not None and self._measured >= self._drift_after
 
-    def measure(self, shape: ConvShape, *, run_id: str) -> Measurement:
-        """Return ``true_us`` with noise; the same for the same shape and seed."""
+    def measure(self, config: Config, *, run_id: str) -> Measurement:
+        """Return ``true_us`` with noise; the same for the same configuration and seed."""
         if self._crash_after is not None and self._measured >= self._crash_after:
             os._exit(9)
         if self._delay_s:
             time.sleep(self._delay_s)
-        if shape in self._fail_on:
-            self._failed[shape] = self._failed.get(shape, 0) + 1
-            if self._fail_times is None or self._failed[shape] <= self._fail_times:
-                raise MeasurementError(f"the fake device was told to fail on {shape}")
-        samples = self._samples(self.true_us(shape), shape.text)
+        if config in self._fail_on:
+            self._failed[config] = self._failed.get(config, 0) + 1
+            if self._fail_times is None or self._failed[config] <= self._fail_times:
+                raise MeasurementError(f"the fake device was told to fail on {config}")
+        samples = self._samples(self.true_us(config), config.text)
         self._measured += 1
         sampled = summarise(samples, policy=Policy(relative=1.0))
         return measurement(sampled, method="fake", run_id=run_id)

@@ -13,8 +13,9 @@ import onnxruntime as ort
 from latency_model.environment import Environment
 from latency_model.errors import InputError, MeasurementError
 from latency_model.measurement import Measurement
+from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
-from profiler.backends.base import Closing, cpu_isa, cpu_name
+from profiler.backends.base import OneByOne, cpu_isa, cpu_name
 from profiler.graphs import INPUT, conv_copies, input_array, sink_copies
 from profiler.sampling import Policy, Sampled, collect, measurement, summarise, warm_up
 
@@ -67,7 +68,7 @@ def _copies(shape: ConvShape) -> int:
     return 1 + int(np.clip(round(1500.0 / estimate_us), 2, 8))
 
 
-class OnnxRuntimeCpu(Closing):
+class OnnxRuntimeCpu(OneByOne):
     """Times on the CPU through ONNX Runtime, fp32, activations in NCHW as ONNX defines them.
 
     The row of a shape is ``(t_R - t_1) / (R - 1)`` for sessions with R copies and one, run by turns, less the
@@ -111,8 +112,11 @@ class OnnxRuntimeCpu(Closing):
         """Forget the measured sinks."""
         self._sinks.clear()
 
-    def measure(self, shape: ConvShape, *, run_id: str) -> Measurement:
-        """Return what one more copy of ``shape`` adds to a session."""
+    def measure(self, config: Config, *, run_id: str) -> Measurement:
+        """Return what one more copy of a convolution adds to a session."""
+        if isinstance(config, OpShape):
+            raise MeasurementError(f"ONNX Runtime on the CPU times convolutions only, not {config}")
+        shape = config
         if shape.precision not in self.precisions:
             raise MeasurementError(
                 f"ONNX Runtime on the CPU has no fast {shape.precision} convolution; use fp32: {shape}"

@@ -13,8 +13,9 @@ from torch.nn import functional
 from latency_model.environment import Environment
 from latency_model.errors import InputError, MeasurementError
 from latency_model.measurement import Measurement
+from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
-from profiler.backends.base import Closing, cpu_isa, cpu_name
+from profiler.backends.base import OneByOne, cpu_isa, cpu_name
 from profiler.sampling import Policy, collect, measurement, warm_up
 
 __all__ = ["TorchCpu"]
@@ -57,7 +58,7 @@ class _ConvBlock(nn.Module):
         return y if self.activation is None else self.activation(y)
 
 
-class TorchCpu(Closing):
+class TorchCpu(OneByOne):
     """Times eager PyTorch modules on the CPU, weights random from a seed, in inference mode.
 
     The row of a shape is ``(t_R - t_1) / (R - 1)`` for R successive modules against one, so the dispatch of a
@@ -94,8 +95,11 @@ class TorchCpu(Closing):
             torch.set_num_threads(self._before)
             self._before = None
 
-    def measure(self, shape: ConvShape, *, run_id: str) -> Measurement:
-        """Return what one more module of ``shape`` adds to a run."""
+    def measure(self, config: Config, *, run_id: str) -> Measurement:
+        """Return what one more module of a convolution adds to a run."""
+        if isinstance(config, OpShape):
+            raise MeasurementError(f"PyTorch on the CPU times convolutions only, not {config}")
+        shape = config
         if shape.precision not in _DTYPES:
             raise MeasurementError(
                 f"PyTorch on the CPU times {', '.join(_DTYPES)}, not {shape.precision}: {shape}"
