@@ -145,6 +145,9 @@ def _config(trt: Any, builder: Any, *, target: str | None, tf32: bool, optimisat
     (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
     if hasattr(config, "max_aux_streams"):
         config.max_aux_streams = 0
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # TensorRT-RTX can be captured into a CUDA graph only when it allocates nothing itself.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if optimisation_level is not None:
         if not 0 <= optimisation_level <= 5:
             raise InputError(f"TensorRT's optimisation levels are 0 to 5, not {optimisation_level}")
@@ -167,7 +170,7 @@ def _target(trt: Any, capability: str | None) -> str | None:
     here = _device_capability()
     if capability is None:
         if here is None:
-            example = f", such as {known[-1]}" if known else ""
+            example = f", one of {', '.join(known)}" if known else ""
             raise InputError(
                 f"there is no CUDA device to build for; name a compute capability{example} "
                 "(--compute-capability)"

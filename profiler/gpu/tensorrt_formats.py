@@ -18,7 +18,7 @@ __all__ = ["allowed_formats", "pack", "physical_dims", "unpack"]
 
 # What the builder accepts, without a format that only an accelerator other than a GPU has. TensorRT-RTX keeps fp16
 # tensors channel-last without padding between its layers, TensorRT pads them to eight channels.
-_CHANNEL_LAST = {
+_CHANNEL_LAST: dict[str, dict[str, tuple[str, ...]]] = {
     "tensorrt": {
         "fp32": ("HWC",),
         "tf32": ("HWC",),

@@ -31,6 +31,7 @@ LOG_START = "Layers:"
 
 _FIELDS = re.compile(r"(Name|LayerType|Inputs|Constants|Outputs|TacticName|StreamId|Metadata): ")
 _ORIGIN = re.compile(r"\[(?:ONNX Layer: )?([^\[\]\x1e]+)\]")
+_SHORT = re.compile(r"\((?P<format>\w+)\)")
 _TENSOR = re.compile(
     r"Name: (?P<name>.*?), Dimensions.*?Datatype: (?P<type>\w+), Format: \((?P<format>\w+)\)"
 )
@@ -46,7 +47,8 @@ class EngineLayer:
     """One layer of an engine: one kernel, as a rule.
 
     ``operators`` are the names of the graph's operators that it executes, ``formats`` those of its outputs, as
-    ``Half NHWC``. ``tactic`` is the name of the kernel, or what stands for it until a device is known.
+    ``Half NHWC``, and ``reads`` those of its inputs. ``tactic`` is the name of the kernel, or what stands for it
+    until a device is known.
     """
 
     name: str
@@ -54,6 +56,7 @@ class EngineLayer:
     tactic: str
     formats: tuple[str, ...]
     operators: tuple[str, ...]
+    reads: tuple[str, ...] = ()
     stream: int = 0
 
     @property
@@ -70,12 +73,14 @@ class Fusion:
     """How one copy of a convolution is executed.
 
     ``pattern`` is what the layer that holds the convolution executes, ``layers`` are all layers that compute a
-    part of the copy, and ``fused`` says whether that is one layer with everything.
+    part of the copy, and ``fused`` says whether that is one layer with everything. ``reads`` is the type and format
+    of what the convolution reads: where an int8 convolution reads floats, TensorRT does not compute it in int8.
     """
 
     fused: bool
     pattern: str
     layers: tuple[str, ...]
+    reads: str = ""
 
 
 def layers_from_json(text: str) -> tuple[EngineLayer, ...]:
@@ -93,18 +98,25 @@ def layers_from_json(text: str) -> tuple[EngineLayer, ...]:
 
 def _from_mapping(entry: Mapping[str, Any]) -> EngineLayer:
     name = str(entry.get("Name", ""))
-    formats = []
-    for tensor in entry.get("Outputs", ()):
-        described = str(tensor.get("Format/Datatype", tensor.get("Format", "")))
-        formats.append(f"{tensor.get('Datatype', '')} {described}".strip())
     return EngineLayer(
         name=name,
         kind=str(entry.get("LayerType", "")),
         tactic=str(entry.get("TacticName", entry.get("TacticValue", ""))),
-        formats=tuple(formats),
+        formats=_tensors(entry.get("Outputs", ())),
         operators=_operators(str(entry.get("Metadata", "")), name),
+        reads=_tensors(entry.get("Inputs", ())),
         stream=int(entry.get("StreamId", 0)),
     )
+
+
+def _tensors(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    found = []
+    for tensor in entries:
+        # TensorRT 10 writes type and format into one field, in words; later versions write (NHWC) before the words.
+        words = str(tensor.get("Format/Datatype", tensor.get("Format", "")))
+        short = _SHORT.match(words)
+        found.append(f"{tensor.get('Datatype', '')} {short['format'] if short else words}".strip())
+    return tuple(found)
 
 
 def layers_from_log(text: str) -> tuple[EngineLayer, ...]:
@@ -125,15 +137,19 @@ def layers_from_log(text: str) -> tuple[EngineLayer, ...]:
 
 def _from_line(line: str) -> EngineLayer:
     fields = _top_level(line)
-    formats = [f"{match['type']} {match['format']}" for match in _TENSOR.finditer(fields.get("Outputs", ""))]
     return EngineLayer(
         name=fields["Name"],
         kind=fields.get("LayerType", ""),
         tactic=fields.get("TacticName", ""),
-        formats=tuple(formats),
+        formats=_listed(fields.get("Outputs", "")),
         operators=_operators(fields.get("Metadata", ""), fields["Name"]),
+        reads=_listed(fields.get("Inputs", "")),
         stream=int(fields.get("StreamId") or 0),
     )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(f"{match['type']} {match['format']}" for match in _TENSOR.finditer(text))
 
 
 def _top_level(line: str) -> dict[str, str]:
@@ -167,6 +183,7 @@ def fused_pattern(layers: Sequence[EngineLayer], shape: ConvShape, *, copy: int 
     only move data do not count. Raises ``MeasurementError`` when no layer executes the copy.
     """
     holding: dict[str, set[str]] = {}
+    reads = ""
     for layer in layers:
         parts = {
             match["part"]
@@ -175,6 +192,8 @@ def fused_pattern(layers: Sequence[EngineLayer], shape: ConvShape, *, copy: int 
         }
         if parts and not layer.moves_data:
             holding[layer.name] = parts
+            if "conv" in parts and not reads and layer.reads:
+                reads = layer.reads[0]
     first = next((parts for parts in holding.values() if "conv" in parts), None)
     if first is None:
         raise MeasurementError(f"the engine has no layer that executes copy {copy} of {shape}")
@@ -186,7 +205,7 @@ def fused_pattern(layers: Sequence[EngineLayer], shape: ConvShape, *, copy: int 
         if operator in first and not (part == "bias" and apart):
             here.append(part)
     pattern = "+".join(here)
-    return Fusion(len(holding) == 1 and pattern == shape.pattern, pattern, tuple(holding))
+    return Fusion(len(holding) == 1 and pattern == shape.pattern, pattern, tuple(holding), reads)
 
 
 def reformats(layers: Sequence[EngineLayer]) -> tuple[EngineLayer, ...]:
