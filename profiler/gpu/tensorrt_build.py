@@ -159,8 +159,12 @@ def _parse(trt: Any, network: Any, logger: Any, log: MessageLog, model: bytes, w
     parser = trt.OnnxParser(network, logger)
     if parser.parse(model):
         return parser, model
-    reasons = [" ".join(str(parser.get_error(i).desc()).split()) for i in range(parser.num_errors)]
-    reason = reasons[0] if reasons else log.reason
+    reason = log.reason
+    if parser.num_errors:
+        error = parser.get_error(0)
+        operator = str(getattr(error, "node_operator", str)() or "")
+        reason = " ".join(str(error.desc()).split())
+        reason = f"operator {operator}: {reason}" if operator else reason
     raise MeasurementError(f"TensorRT cannot read the graph of {what}: {reason or 'it gave no reason'}")
 
 

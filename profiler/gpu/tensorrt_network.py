@@ -140,20 +140,25 @@ class _Network:
         kernel = arrays[f"w{index}"]
         bias = self.weights(arrays[f"b{index}"]) if "bias" in shape.pattern.split("+") else trt.Weights()
         # Quantised weights are a second input, so that the builder sees their scales.
+        second = self.quantised(kernel) if self.int8 else None
         layer = self.network.add_convolution_nd(
             x, shape.out_channels, shape.kernel, trt.Weights() if self.int8 else self.weights(kernel), bias
         )
         layer.stride_nd, layer.dilation_nd = shape.stride, shape.dilation
         layer.pre_padding, layer.post_padding = shape.padding[:2], shape.padding[2:]
         layer.num_groups = shape.groups
-        if self.int8:
-            each = self.constant(np.full(shape.out_channels, self.scales["w"], dtype=np.float32))
-            quantised = self.network.add_quantize(self.constant(kernel), each, self.type)
-            quantised.axis = 0
-            dequantised = self.network.add_dequantize(quantised.get_output(0), each, self.compute)
-            dequantised.axis = 0
-            layer.set_input(1, dequantised.get_output(0))
+        if second is not None:
+            layer.set_input(1, second)
         return self.named(layer, f"conv{index}")
+
+    def quantised(self, kernel: NDArray[np.float32]) -> Any:
+        """Return weights that are stored as int8, one scale for each output channel."""
+        each = self.constant(np.full(self.shape.out_channels, self.scales["w"], dtype=np.float32))
+        quantise = self.network.add_quantize(self.constant(kernel), each, self.type)
+        quantise.axis = 0
+        dequantise = self.network.add_dequantize(quantise.get_output(0), each, self.compute)
+        dequantise.axis = 0
+        return dequantise.get_output(0)
 
     def elementwise(self, left: Any, right: Any, operation: Any, name: str) -> Any:
         return self.named(self.network.add_elementwise(left, right, operation), name)
