@@ -112,16 +112,23 @@ def build_engine(
     del alive
     if plan is None:
         raise MeasurementError(f"TensorRT could not build {what}: {log.reason or 'it gave no reason'}")
-    logged = log.last(LOG_START)
     return Engine(
         plan=bytes(plan),
         flavour=flavour_of(trt),
         version=str(trt.__version__),
         compute_capability=target or "",
         seconds=seconds,
-        layers=layers_from_log(logged) if logged else None,
+        layers=_logged_layers(log),
         warnings=tuple(text for severity, text in log.messages if severity == "WARNING"),
     )
+
+
+def _logged_layers(log: MessageLog) -> tuple[EngineLayer, ...] | None:
+    """Return the layers that the builder logged; None where it logs none, or in another form than we know."""
+    try:
+        return layers_from_log(log.last(LOG_START))
+    except MeasurementError:
+        return None
 
 
 def _strongly_typed(trt: Any) -> int:

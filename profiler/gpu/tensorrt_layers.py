@@ -115,7 +115,8 @@ def _tensors(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         # TensorRT 10 writes type and format into one field, in words; later versions write (NHWC) before the words.
         words = str(tensor.get("Format/Datatype", tensor.get("Format", "")))
         short = _SHORT.match(words)
-        found.append(f"{tensor.get('Datatype', '')} {short['format'] if short else words}".strip())
+        kind = tensor.get("Datatype", tensor.get("DataType", ""))
+        found.append(f"{kind} {short['format'] if short else words}".strip())
     return tuple(found)
 
 

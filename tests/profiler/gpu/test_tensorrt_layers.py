@@ -125,7 +125,7 @@ def test_the_inspectors_json_of_version_11():
                     "Name": "conv0_myl0_1",
                     "LayerType": "correlation",
                     "Inputs": [{"Name": "x", "Datatype": "Half", "Format": "(NHWC) Channel major format"}],
-                    "Outputs": [{"Name": "y", "Datatype": "Half", "Format": "(NHWC) Channel major format"}],
+                    "Outputs": [{"Name": "y", "DataType": "Half", "Format": "(NHWC) Channel major format"}],
                     "TacticName": "t",
                     "StreamId": 0,
                     "Metadata": "[conv0][act0]",
