@@ -7,10 +7,9 @@ work or a tactic search. The copies in an engine have inputs of their own bound 
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,14 @@ from latency_model.errors import MeasurementError
 from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
 from profiler.backends.base import Backend
-from profiler.gpu.program import Step
 from profiler.gpu.tensorrt_build import Engine, build_engine, conv_engine
 from profiler.gpu.tensorrt_device import LoadedEngine, Tensor, TorchDevice
-from profiler.gpu.tensorrt_formats import pack, physical_dims, unpack
-from profiler.gpu.tensorrt_layers import EngineLayer, merged
+from profiler.gpu.tensorrt_layers import merged
 from profiler.gpu.tensorrt_module import flavour_of, load_tensorrt, require_capability
 from profiler.gpu.tensorrt_network import conv_arrays, scales
+from profiler.gpu.tensorrt_program import Device, Loaded, Part, TensorRtProgram
 
-__all__ = ["TensorRtProgram", "TensorRtRuntime", "open_tensorrt"]
+__all__ = ["TensorRtRuntime", "open_tensorrt"]
 
 _NEVER = re.compile(r"(?!)")
 # Myelin names a generated kernel after its operations; a lone Conc pads the channels of a tensor between two
@@ -38,150 +36,6 @@ _REFORMAT = re.compile(
     r"|copyPackedKernel|copyVectorizedKernel|genericReformat|permutationKernel|nchwToNhwc|nhwcToNchw"
 )
 _NETWORK_TYPES = ("FLOAT", "HALF", "BF16")
-
-
-class _Device(Protocol):
-    """What the runtime needs of ``TorchDevice``."""
-
-    index: int
-    stream: Any
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def capability(self) -> str: ...
-    @property
-    def cuda(self) -> str: ...
-    @property
-    def handle(self) -> int: ...
-    def upload(self, array: NDArray[Any], kind: str) -> Any: ...
-    def download(self, tensor: Any) -> NDArray[np.float32]: ...
-    def address(self, tensor: Any) -> int: ...
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]: ...
-    def synchronise(self) -> None: ...
-    def free(self) -> None: ...
-
-
-class _Loaded(Protocol):
-    """What the runtime needs of ``LoadedEngine``."""
-
-    def tensors(self) -> tuple[Tensor, ...]: ...
-    def bind(self, name: str, address: int) -> None: ...
-    def enqueue(self, stream: int) -> None: ...
-    def capturable(self, stream: int) -> bool: ...
-    def layers(self) -> tuple[EngineLayer, ...]: ...
-    def close(self) -> None: ...
-
-
-class _Part:
-    """A loaded engine with its buffers: inputs of one kind share a buffer, every output has its own."""
-
-    def __init__(
-        self, device: _Device, engine: _Loaded, data: Callable[[Tensor], tuple[str, NDArray[Any]]]
-    ) -> None:
-        self.device, self.engine = device, engine
-        self.outputs: list[tuple[Tensor, Any]] = []
-        self._buffers: dict[tuple[str, str, str], Any] = {}
-        try:
-            for tensor in engine.tensors():
-                if tensor.is_input:
-                    buffer = self._input(tensor, *data(tensor))
-                else:
-                    empty = np.zeros(physical_dims(tensor.dims, tensor.format), dtype=np.float32)
-                    buffer = device.upload(empty, tensor.type)
-                    self.outputs.append((tensor, buffer))
-                engine.bind(tensor.name, device.address(buffer))
-        except MeasurementError:
-            self.close()
-            raise
-
-    def _input(self, tensor: Tensor, kind: str, array: NDArray[Any]) -> Any:
-        key = (kind, tensor.format, tensor.type)
-        if key not in self._buffers:
-            self._buffers[key] = self.device.upload(pack(array, tensor.format), tensor.type)
-        return self._buffers[key]
-
-    def run(self) -> None:
-        self.engine.enqueue(self.device.handle)
-
-    def close(self) -> None:
-        self.engine.close()
-        self.outputs.clear()
-        self._buffers.clear()
-
-
-class TensorRtProgram:
-    """Engines that run one after the other on one stream; implements ``Program``."""
-
-    def __init__(
-        self,
-        device: _Device,
-        parts: Sequence[tuple[Config | None, _Part, float]],
-        *,
-        graph: bool,
-    ) -> None:
-        self._device, self._parts = device, list(parts)
-        try:
-            for _, part, _ in parts:
-                part.run()  # the first run compiles and allocates
-            device.synchronise()
-            runs = [part.run for _, part, _ in parts]
-            self._whole: Callable[[], None] = functools.partial(_each, runs)
-            if graph:
-                for _, part, _ in parts:
-                    if not part.engine.capturable(device.handle):
-                        raise MeasurementError(
-                            "TensorRT says that this engine cannot be captured into a CUDA graph; "
-                            "use --method kernel-trace"
-                        )
-                self._whole = device.capture(self._whole)
-                runs = [self._whole] if len(runs) == 1 else [device.capture(run) for run in runs]
-            self._steps = tuple(
-                Step(() if config is None else (config,), run)
-                for (config, _, _), run in zip(parts, runs, strict=True)
-            )
-        except MeasurementError:
-            self.close()
-            raise
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """One step for each engine."""
-        return self._steps
-
-    def run(self) -> None:
-        """Enqueue all engines once, as one graph if they were captured."""
-        self._whole()
-
-    def outputs(self) -> list[NDArray[Any]]:
-        """Wait, and return the first copy's output of each configuration, dequantised, as fp32 in NCHW."""
-        found = []
-        for _, part, scale in self._parts:
-            tensor, buffer = next((pair for pair in part.outputs if pair[0].name == "y0"), part.outputs[0])
-            values = unpack(self._device.download(buffer), tensor.format, tensor.dims)
-            found.append(values * np.float32(scale))
-        return found
-
-    def layers(self) -> list[tuple[EngineLayer, ...]]:
-        """Return the layers of each engine, as the inspector describes them on this device."""
-        return [part.engine.layers() for _, part, _ in self._parts]
-
-    def close(self) -> None:
-        """Free the engines and buffers; may be called twice."""
-        self._steps, self._whole = (), _nothing
-        for _, part, _ in self._parts:
-            part.close()
-        self._parts.clear()
-        self._device.free()
-
-
-def _each(runs: Sequence[Callable[[], None]]) -> None:
-    for run in runs:
-        run()
-
-
-def _nothing() -> None:
-    """What a closed program runs."""
 
 
 class TensorRtRuntime:
@@ -199,11 +53,11 @@ class TensorRtRuntime:
 
     def __init__(
         self,
-        device: _Device,
+        device: Device,
         *,
         trt: Any,
         optimisation_level: int | None = None,
-        load: Callable[[Any, bytes], _Loaded] = LoadedEngine,
+        load: Callable[[Any, bytes], Loaded] = LoadedEngine,
         build: Callable[..., Engine] | None = None,
     ) -> None:
         require_capability(trt, device.capability)
@@ -239,7 +93,7 @@ class TensorRtRuntime:
         Raises ``MeasurementError``: an operator that is not a convolution, what TensorRT refuses, copies that it
         merged, or too little memory.
         """
-        parts: list[tuple[Config | None, _Part, float]] = []
+        parts: list[tuple[Config | None, Part, float]] = []
         try:
             for config in configs:
                 if isinstance(config, OpShape):
@@ -252,7 +106,7 @@ class TensorRtRuntime:
             raise
         return TensorRtProgram(self._device, parts, graph=graph)
 
-    def _conv(self, shape: ConvShape, copies: int, seed: int) -> _Part:
+    def _conv(self, shape: ConvShape, copies: int, seed: int) -> Part:
         engine = self._build_conv(
             shape,
             copies,
@@ -282,7 +136,7 @@ class TensorRtRuntime:
                 values = np.clip(np.rint(values / np.float32(steps[kind])), -128, 127).astype(np.float32)
             return kind, values
 
-        return _Part(self._device, loaded, data)
+        return Part(self._device, loaded, data)
 
     def build_network(self, model: bytes, *, seed: int = 0) -> TensorRtProgram:
         """Return a program that replays a whole network given as ONNX, with random input, as a CUDA graph."""
@@ -302,7 +156,7 @@ class TensorRtRuntime:
                 )
             return tensor.name, rng.standard_normal(tensor.dims, dtype=np.float32)
 
-        return TensorRtProgram(self._device, [(None, _Part(self._device, loaded, data), 1.0)], graph=True)
+        return TensorRtProgram(self._device, [(None, Part(self._device, loaded, data), 1.0)], graph=True)
 
     def close(self) -> None:
         """Give back the memory that is kept for later; programs are closed by who built them."""
