@@ -7,6 +7,7 @@ import typer
 from latency_model.cli import app as latency_model_app
 from latency_model.console import run
 from profiler.cli import app as profiler_app
+from profiler.engine_cli import app as engine_app
 from pruner.cli import app as pruner_app
 
 __all__ = ["app", "main"]
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _part in (profiler_app, latency_model_app, pruner_app):
+for _part in (profiler_app, engine_app, latency_model_app, pruner_app):
     app.add_typer(_part)
 
 

@@ -20,6 +20,7 @@ GROUP = "profiler.backends"
 _BUILT_IN = {
     "fake": "profiler.backends.fake:FakeDevice",
     "onnxruntime": "profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
+    "tensorrt@cuda": "profiler.gpu.tensorrt_runtime:open_tensorrt",
     "torch": "profiler.backends.torch_cpu:TorchCpu",
 }
 _PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "onnx": "onnx"}

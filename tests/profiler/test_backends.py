@@ -26,7 +26,7 @@ def test_an_entry_point_adds_a_back_end(monkeypatch):
 @pytest.mark.parametrize(
     ("runtime", "options", "words"),
     [
-        ("openvino", {}, ("openvino", "fake, onnxruntime, torch")),
+        ("openvino", {}, ("openvino", "fake, onnxruntime, ")),
         ("tensorrt", {}, ("CPU only",)),
         ("onnxruntime", {"device": "cuda:0"}, ("CPU only", "cuda:0")),
         ("torch", {"device": "cuda"}, ("CPU only",)),
