@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.ops import Config, OpShape
-from latency_model.shapes import ConvShape
 
 __all__ = [
     "INPUT_SCALE",
@@ -89,6 +88,7 @@ def reference_inputs(config: Config, *, seed: int = 0, copy: int = 0) -> Referen
     ``copy`` tells apart the copies of one configuration in one program: same activations, other weights. In
     int8 the values are what the quantised tensors stand for (see ``quantised_weights``).
 
+    >>> from latency_model.shapes import ConvShape
     >>> [array.shape for array in reference_inputs(ConvShape(1, 8, 6, 6, 4)).weights]
     [(4, 8, 3, 3), (4,)]
     """

@@ -228,14 +228,16 @@ class _Build:
     def int8_weights(self, shape: ConvShape, prefix: str, copy: int) -> list[str]:
         raw = raw_inputs(shape, seed=self.seed, copy=copy).weights
         steps, scale = quantised_weights(raw[0])
-        parts = [(f"{prefix}w0", steps, scale)]
+        names = [self.dequantise(f"{prefix}w0", steps, scale)]
         if len(raw) > 1:
             bias, bias_scale = quantised_bias(raw[1], scale)
-            if not self.int_bias:
-                bias_name = self.constant(f"{prefix}w1", bias.astype(np.float32) * bias_scale)
-                return [self.dequantise(*parts[0]), bias_name]
-            parts.append((f"{prefix}w1", bias, bias_scale))
-        return [self.dequantise(*part) for part in parts]
+            name = f"{prefix}w1"
+            names.append(
+                self.dequantise(name, bias, bias_scale)
+                if self.int_bias
+                else self.constant(name, bias.astype(np.float32) * bias_scale)
+            )
+        return names
 
     def dequantise(self, name: str, steps: NDArray[Any], scale: Floats) -> str:
         constants = [
