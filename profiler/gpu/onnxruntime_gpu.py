@@ -21,7 +21,6 @@ __all__ = [
     "SEARCHES",
     "OnnxRuntimeCuda",
     "OnnxRuntimeTensorRt",
-    "OrtProgram",
     "open_cuda",
     "open_tensorrt_ep",
 ]
@@ -136,22 +135,6 @@ class OnnxRuntimeTensorRt(OrtRuntime):
         if self._workspace:
             options["trt_max_workspace_size"] = str(self._workspace)
         return options | ({"trt_engine_cache_path": self._cache} if self._cache else {})
-
-    def _bound(self, made: Packed, *, tf32: bool, graph: bool, what: str) -> Bound:
-        bound = Bound(
-            made,
-            provider=self.provider,
-            options=self.options(tf32=tf32, graph=graph),
-            buffers=self._buffers,
-            graph=graph,
-            what=what,
-        )
-        try:
-            self._check(bound, what)
-        except MeasurementError:
-            bound.close()
-            raise
-        return bound
 
     def _check(self, bound: Bound, what: str) -> None:
         if len(bound.ran) != 1:

@@ -31,6 +31,7 @@ _NO_KERNEL = re.compile(r"could not find an implementation|not_implemented", re.
 _FALLBACK = re.compile(r"assigned to the default CPU EP", re.I)
 _CAPTURE_RUNS = 3  # ONNX Runtime runs a graph twice before it captures it; the third run is a replay
 _CPU = "CPUExecutionProvider"
+_BOUNDARY = ("Transpose", "Cast")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -188,8 +189,8 @@ def order_of(ran: Sequence[Ran], count: int) -> tuple[int, ...]:
     order: list[int] = []
     for name, kind, _ in ran:
         config = config_of_node(name)
-        # A transpose of a second input may come first: it is a boundary kernel wherever it runs.
-        if config is None or kind == "Transpose" or (order and order[-1] == config):
+        # A transpose or cast of an input may come first: it is a boundary kernel wherever it runs.
+        if config is None or kind in _BOUNDARY or (order and order[-1] == config):
             continue
         if config in order or not name.endswith("/mark"):
             raise MeasurementError(
