@@ -122,15 +122,16 @@ class OnnxRuntimeTensorRt(OrtRuntime):
 
     def options(self, *, tf32: bool, graph: bool) -> dict[str, str]:  # noqa: ARG002 - it cannot be forbidden
         """Return the options of the TensorRT execution provider for one session."""
+        # ONNX Runtime's Python binding takes the words True and False here, and nothing else.
         options = {
             "device_id": str(self._buffers.index),
             "user_compute_stream": str(self._stream),
             "trt_builder_optimization_level": str(self._level),
             "trt_auxiliary_streams": "0",
-            "trt_timing_cache_enable": "0",
-            "trt_engine_cache_enable": str(int(bool(self._cache))),
+            "trt_timing_cache_enable": "False",
+            "trt_engine_cache_enable": str(bool(self._cache)),
             "trt_min_subgraph_size": "1",
-            "trt_cuda_graph_enable": str(int(graph)),
+            "trt_cuda_graph_enable": str(graph),
         }
         if self._workspace:
             options["trt_max_workspace_size"] = str(self._workspace)

@@ -305,8 +305,10 @@ def test_options_that_do_not_exist_are_said(options, words):
 def test_the_tensorrt_provider_searches_anew_on_one_stream():
     runtime = OnnxRuntimeTensorRt(Buffers("cpu"), stream=8, versions=VERSIONS, optimisation=4)
     options = runtime.options(tf32=True, graph=False)
-    assert options["trt_auxiliary_streams"] == options["trt_timing_cache_enable"] == "0"
-    assert options["trt_engine_cache_enable"] == options["trt_cuda_graph_enable"] == "0"
+    assert options["trt_auxiliary_streams"] == "0"
+    assert options["trt_timing_cache_enable"] == options["trt_engine_cache_enable"] == "False"
+    assert options["trt_cuda_graph_enable"] == "False"
+    assert runtime.options(tf32=True, graph=True)["trt_cuda_graph_enable"] == "True"
     assert options["trt_builder_optimization_level"] == "4"
     # One of these set would make the provider's network weakly typed.
     assert not {"trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable"} & set(options)
@@ -391,7 +393,8 @@ def test_libraries_that_cannot_be_loaded_are_named(monkeypatch):
     assert ort.__version__ in str(caught.value)
     assert "torch for the same CUDA version" in str(caught.value)
     monkeypatch.undo()
-    assert "libonnxruntime_providers" in ort_library._library_error("CUDAExecutionProvider")
+    # Of the real library: it is not in this build, or the CUDA libraries that it wants are not here.
+    assert torch.cuda.is_available() or "cannot open" in ort_library._library_error("CUDAExecutionProvider")
 
 
 @pytest.mark.gpu
