@@ -209,5 +209,5 @@ def _backend(runtime: OrtRuntime, stream: Any, index: int, policy: Mapping[str, 
     from profiler.gpu.backend import GpuBackend
     from profiler.gpu.cuda_clock import CudaClock
 
-    backend: Backend = GpuBackend(runtime, CudaClock(stream, index), **policy)
+    backend: Backend = GpuBackend(runtime, CudaClock(index=index, stream=stream), **policy)
     return backend

@@ -138,7 +138,8 @@ class OrtRuntime:
             configs,
             copies=copies,
             markers=marked,
-            channels_last=self.channels_last,
+            # No NHWC kernel exists for bf16: transposes would stay, and one might run before a marker.
+            channels_last=self.channels_last and configs[0].precision != "bf16",
             quantised_bias=self.quantised_bias,
             own_inputs=self.own_inputs,
             seed=seed,

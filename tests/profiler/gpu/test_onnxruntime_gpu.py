@@ -406,7 +406,7 @@ def test_on_a_device_outputs_are_right_and_kernels_told_apart(precision):
     ort_library.load_provider("CUDAExecutionProvider")
     stream = torch.cuda.Stream(0)
     runtime = OnnxRuntimeCuda(Buffers("cuda", 0), stream=stream.cuda_stream, versions=VERSIONS)
-    clock = CudaClock(stream, 0)
+    clock = CudaClock(index=0, stream=stream)
     configs = [dataclasses.replace(shape, precision=precision) for shape in shapes()]
     with contextlib.closing(runtime.build(configs)) as program:
         program.run()
