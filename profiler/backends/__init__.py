@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,20 @@ GROUP = "profiler.backends"
 _BUILT_IN = {
     "fake": "profiler.backends.fake:FakeDevice",
     "onnxruntime": "profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
+    "onnxruntime@cuda": "profiler.gpu.onnxruntime_gpu:open_cuda",
+    "onnxruntime-tensorrt@cuda": "profiler.gpu.onnxruntime_gpu:open_tensorrt_ep",
     "tensorrt@cuda": "profiler.gpu.tensorrt_runtime:open_tensorrt",
     "torch": "profiler.backends.torch_cpu:TorchCpu",
 }
-_PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "onnx": "onnx"}
+_ON_CUDA = "@cuda"
+_CUDA_DEVICE = re.compile(r"cuda(:\d+)?")
 
 
 def known_backends() -> dict[str, str]:
-    """Return runtime names and where each one's class is, those of installed plug-ins included."""
+    """Return runtime names and where each one's class or factory is, those of installed plug-ins included.
+
+    A name that ends in @cuda is that runtime on CUDA devices.
+    """
     return _BUILT_IN | {point.name: point.value for point in entry_points(group=GROUP)}
 
 
@@ -40,22 +47,16 @@ def open_backend(
     unknown runtime, a device that this version cannot time on, or a precision that the back end lacks, and
     ``DependencyError`` when the runtime is not installed.
     """
-    known = known_backends()
-    if runtime == "tensorrt" and runtime not in known:
-        raise InputError(
-            "this version times on the CPU only, so it has no runtime tensorrt; use --runtime onnxruntime"
-        )
-    if runtime not in known:
-        raise InputError(f"unknown runtime {runtime!r}; known are {', '.join(sorted(known))}")
-    if runtime in _BUILT_IN and device.startswith("cuda"):
-        raise InputError(f"this version times on the CPU only, not on {device}; use --device cpu")
     if threads < 1:
         raise InputError(f"a back end needs at least one thread, not {threads}")
-    module, _, name = known[runtime].partition(":")
+    name = _name(runtime, device)
+    module, _, attribute = known_backends()[name].partition(":")
     try:
-        factory = getattr(importlib.import_module(module), name)
+        factory = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        package = _PACKAGES.get((error.name or "").partition(".")[0], error.name)
+        package = (error.name or "").partition(".")[0]
+        if package == "onnxruntime" and name.endswith(_ON_CUDA):
+            package = "'gharial[gpu]'"
         raise DependencyError(
             f"the runtime {runtime} needs the package {error.name}; install it with: pip install {package}"
         ) from error
@@ -63,6 +64,33 @@ def open_backend(
     if precision is not None:
         require_precision(backend, precision)
     return backend
+
+
+def _name(runtime: str, device: str) -> str:
+    """Return the name under which ``runtime`` is known for ``device``; ``InputError`` when there is none."""
+    known = known_backends()
+    on_cuda = sorted(name.removesuffix(_ON_CUDA) for name in known if name.endswith(_ON_CUDA))
+    plain = sorted(name for name in known if not name.endswith(_ON_CUDA))
+    if runtime not in plain and runtime not in on_cuda:
+        raise InputError(
+            f"unknown runtime {runtime!r}; known are {', '.join(plain)}"
+            + (f", and on CUDA devices {', '.join(on_cuda)}" if on_cuda else "")
+        )
+    if not device.startswith("cuda"):
+        if runtime not in plain:
+            raise InputError(
+                f"the runtime {runtime} times on CUDA devices only, not on {device}; use --device cuda:0"
+            )
+        return runtime
+    if not _CUDA_DEVICE.fullmatch(device):
+        raise InputError(f"not a device: {device!r}; write cpu, cuda or, for the second GPU, cuda:1")
+    if runtime in on_cuda:
+        return runtime + _ON_CUDA
+    if runtime in _BUILT_IN:
+        raise InputError(
+            f"the runtime {runtime} does not time on {device}; on CUDA devices there are {', '.join(on_cuda)}"
+        )
+    return runtime  # another's back end, which knows its devices itself
 
 
 def require_precision(backend: Backend, precision: str) -> None:

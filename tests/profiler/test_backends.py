@@ -23,13 +23,30 @@ def test_an_entry_point_adds_a_back_end(monkeypatch):
     assert isinstance(open_backend("mine", device="cuda:7"), FakeDevice)
 
 
+def test_a_runtime_on_cuda_has_an_entry_of_its_own(monkeypatch):
+    points = [
+        EntryPoint(name, "profiler.backends.fake:FakeDevice", "profiler.backends")
+        for name in ("mine@cuda", "onnxruntime@cuda")
+    ]
+    monkeypatch.setattr(profiler.backends, "entry_points", lambda group: points)
+    assert isinstance(open_backend("mine", device="cuda:3"), FakeDevice)
+    assert isinstance(open_backend("onnxruntime", device="cuda"), FakeDevice)
+    with open_backend("onnxruntime", device="cpu") as backend:
+        assert not isinstance(backend, FakeDevice)
+    with pytest.raises(InputError, match="CUDA devices only"):
+        open_backend("mine")
+
+
 @pytest.mark.parametrize(
     ("runtime", "options", "words"),
     [
-        ("openvino", {}, ("openvino", "fake, onnxruntime, ")),
-        ("tensorrt", {}, ("CPU only",)),
-        ("onnxruntime", {"device": "cuda:0"}, ("CPU only", "cuda:0")),
-        ("torch", {"device": "cuda"}, ("CPU only",)),
+        ("openvino", {}, ("openvino", "fake, onnxruntime, torch")),
+        ("openvino", {}, ("on CUDA devices", "onnxruntime, onnxruntime-tensorrt")),
+        ("onnxruntime-tensorrt", {}, ("CUDA devices only", "not on cpu", "--device cuda:0")),
+        ("onnxruntime", {"device": "cuda1"}, ("not a device: 'cuda1'", "cuda:1")),
+        ("onnxruntime", {"device": "cuda:x"}, ("not a device",)),
+        ("onnxruntime", {"device": "gpu"}, ("gpu",)),
+        ("fake", {"device": "cuda"}, ("fake does not time on cuda", "onnxruntime, onnxruntime-tensorrt")),
         ("onnxruntime", {"precision": "fp16"}, ("fp16", "fp32")),
         ("fake", {"threads": 0}, ("thread",)),
     ],
@@ -45,6 +62,14 @@ def test_a_missing_runtime_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "profiler.backends.onnxruntime_cpu", raising=False)
     with pytest.raises(DependencyError, match="pip install onnxruntime"):
         open_backend("onnxruntime")
+
+
+def test_on_cuda_the_gpu_build_is_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in [name for name in sys.modules if name.startswith("profiler.gpu.o")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(DependencyError, match=r"pip install 'gharial\[gpu\]'"):
+        open_backend("onnxruntime", device="cuda:0")
 
 
 def test_the_package_and_its_command_import_no_runtime():
