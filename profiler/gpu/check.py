@@ -81,7 +81,7 @@ def reference(config: Config, numbers: Numbers, *, device: str = "cpu") -> NDArr
 
 
 def deviation(config: Config, output: NDArray[Any], numbers: Numbers, *, device: str = "cpu") -> float | None:
-    """Return the largest deviation of ``output`` from the reference, relative to the reference's largest value.
+    """Return the largest deviation of ``output`` from the reference, relative to the largest value compared.
 
     None for an operator without a reference here; ``NOT_COMPARABLE`` for an output of another shape or with
     values that are not finite.

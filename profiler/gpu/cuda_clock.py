@@ -34,19 +34,21 @@ class Traced:
 
     ``ranges`` are (start, end) of the steps on the host, in order. ``calls`` are (start, correlation id) of
     the calls into CUDA. ``work`` are (start, duration, correlation id, name) of what ran on the device.
+    ``marked`` says that the first call of each step is one that launches nothing.
     """
 
     ranges: tuple[tuple[int, int], ...]
     calls: tuple[tuple[int, int], ...]
     work: tuple[tuple[int, int, int, str], ...]
+    marked: bool = False
 
 
 def attribute(traced: Traced) -> list[list[Kernel]]:
     """Return the kernels of each range, in order of their start.
 
     Some calls of the driver are not recorded. The work of such a call belongs where the call with the next
-    smaller correlation id was made, as ids count up, if the next larger one does not say otherwise. Raises
-    ``TraceError`` for work that belongs to no range, or to one of two.
+    smaller correlation id was made, as ids count up; unless each step is marked, the next larger one must
+    say the same. Raises ``TraceError`` for work that belongs to no range, or to one of two.
     """
     begins = [start for start, _ in traced.ranges]
 
@@ -62,7 +64,7 @@ def attribute(traced: Traced) -> list[list[Kernel]]:
         k = bisect.bisect_right(ids, correlation) - 1
         place = calls[k][1] if k >= 0 else None
         exact = k >= 0 and ids[k] == correlation
-        if not exact and k + 1 < len(calls) and calls[k + 1][1] != place:
+        if not exact and not traced.marked and k + 1 < len(calls) and calls[k + 1][1] != place:
             raise TraceError(f"the trace does not say which step launched {name}")
         if place is None:
             raise TraceError(f"no step launched {name}; another thread may use the device")
@@ -164,7 +166,7 @@ class CudaClock:
 
 def read_events(events: Sequence[Any], *, index: int) -> Traced:
     """Return what matters of the events of torch's profiler: ranges, calls into CUDA, work of device ``index``."""
-    ranges, calls, work = [], [], []
+    ranges, calls, work, marks = [], [], [], []
     for event in events:
         name, start = event.name(), event.start_ns()
         if str(event.device_type()).endswith("CUDA"):
@@ -181,7 +183,13 @@ def read_events(events: Sequence[Any], *, index: int) -> Traced:
             name.startswith("cu") and "::" not in name
         ):  # cudaLaunchKernel, cuLaunchKernelEx, cudaGraphLaunch …
             calls.append((start, event.correlation_id()))
-    return Traced(tuple(sorted(ranges)), tuple(calls), tuple(work))
+            if name.startswith("cudaEventRecord"):
+                marks.append(start)
+    ranges.sort()
+    starts = sorted(start for start, _ in calls)
+    first = [starts[k] for k in (bisect.bisect_left(starts, begin) for begin, _ in ranges) if k < len(starts)]
+    marked = len(first) == len(ranges) and set(first) <= set(marks)
+    return Traced(tuple(ranges), tuple(calls), tuple(work), marked)
 
 
 def _bus_id(properties: Any) -> str:

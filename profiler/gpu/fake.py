@@ -64,12 +64,11 @@ class FakeGpu:
     refuse: frozenset[Config] = frozenset()
     kill: frozenset[Config] = frozenset()
     wrong: frozenset[Config] = frozenset()
-    queue: list[Kernel] = field(default_factory=list)
-    launches: int = 0
-    runs: int = 0
-    builds: int = 0
-    evicted: bool = False
-    lost: bool = False
+    queue: list[Kernel] = field(default_factory=list, init=False)
+    runs: int = field(default=0, init=False)
+    builds: int = field(default=0, init=False)
+    evicted: bool = field(default=False, init=False)
+    lost: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, self.process])
@@ -81,9 +80,7 @@ class FakeGpu:
         after = self.throttle_after
         return after is not None and after <= self.runs < after + self.throttle_runs
 
-    def launch(
-        self, kernels: Sequence[tuple[str, float]], *, factor: float = 1.0, graph: bool = False
-    ) -> None:
+    def launch(self, kernels: Sequence[tuple[str, float]], *, factor: float = 1.0) -> None:
         """Enqueue kernels of the given true durations; noise, temperature of the cache and throttling come here."""
         if self.lost:
             raise MeasurementError("the fake device reports an illegal address")
@@ -91,7 +88,6 @@ class FakeGpu:
         factor *= self.factor * (1.3 if self.throttled else 1.0) * (self.cold_factor if self.evicted else 1.0)
         times = np.asarray([time_us for _, time_us in kernels])
         times = times * factor * np.exp(self.noise * self.rng.standard_normal(len(kernels)))
-        self.launches += 1 if graph else len(kernels)
         self.queue.extend(
             Kernel(name, 0.0, float(time_us)) for (name, _), time_us in zip(kernels, times, strict=True)
         )
@@ -138,10 +134,9 @@ class FakeProgram:
         parts: Sequence[tuple[Sequence[Config], Sequence[tuple[str, float]]]],
         *,
         seed: int = 0,
-        graph: bool = False,
         factor: float = 1.0,
     ) -> None:
-        self._gpu, self._graph, self._seed, self._factor = gpu, graph, seed, factor
+        self._gpu, self._seed, self._factor = gpu, seed, factor
         self._closed = False
         self._steps = tuple(
             Step(tuple(configs), self._runner(configs, kernels)) for configs, kernels in parts
@@ -152,7 +147,7 @@ class FakeProgram:
             if self._closed:
                 raise MeasurementError("the program is closed")
             self._gpu.lost = self._gpu.lost or bool(self._gpu.kill & set(configs))
-            self._gpu.launch(kernels, factor=self._factor, graph=self._graph)
+            self._gpu.launch(kernels, factor=self._factor)
             self._gpu.evicted = False
 
         return run
@@ -211,7 +206,12 @@ class FakeRuntime:
         )
 
     def build(
-        self, configs: Sequence[Config], *, copies: int = 1, graph: bool = False, seed: int = 0
+        self,
+        configs: Sequence[Config],
+        *,
+        copies: int = 1,
+        graph: bool = False,  # noqa: ARG002 - the fake runs both alike
+        seed: int = 0,
     ) -> FakeProgram:
         """Return a program; each build searches anew and has a factor of its own."""
         gpu = self.gpu
@@ -236,7 +236,7 @@ class FakeRuntime:
                 parts[0][1].extend([("gharial_marker", 1.0), *kernels])
             else:
                 parts.append(([config], kernels))
-        return FakeProgram(gpu, parts, seed=seed, graph=graph, factor=factor)
+        return FakeProgram(gpu, parts, seed=seed, factor=factor)
 
     def build_network(self, model: bytes, *, seed: int = 0) -> FakeProgram:
         """Return a program that runs a network's convolutions and 1 us for every other operator."""
@@ -249,7 +249,7 @@ class FakeRuntime:
         convolutions = [kernel for _, shape in network.shapes() for kernel in kernels_of(shape)]
         inside = [kernel for kernel in convolutions if not BOUNDARY.search(kernel[0])]
         others = [("other", 1.0)] * sum(network.others.values())
-        return FakeProgram(self.gpu, [((), [*inside, *others])], seed=seed, graph=True)
+        return FakeProgram(self.gpu, [((), [*inside, *others])], seed=seed)
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -324,7 +324,7 @@ def open_fake_gpu(
 
     Deterministic: nothing in it looks at the time. ``permitted=False`` is a device without a profiler.
     """
-    names = {f.name for f in dataclasses.fields(FakeGpu)}
+    names = {f.name for f in dataclasses.fields(FakeGpu) if f.init}
     gpu = gpu or FakeGpu(**{name: options.pop(name) for name in list(options) if name in names})
     policy = options.pop("policy", GPU_POLICY)
     policy = dataclasses.replace(policy, max_seconds=math.inf, warm_up_seconds=math.inf)

@@ -20,7 +20,7 @@ from latency_model.errors import MeasurementError
 from latency_model.ops import Config
 from profiler.gpu.cold import cold_elapsed_us
 from profiler.gpu.program import Clock, Kernel, Program, Runtime
-from profiler.gpu.reading import Reading
+from profiler.gpu.reading import Reading, shares
 from profiler.sampling import Policy, Sampled, collect, summarise, warm_up
 
 __all__ = ["Incremented", "Incrementer", "choose_copies"]
@@ -108,8 +108,7 @@ class Incrementer:
 
     def _reading(self, draw: Callable[[], float], one: Program, many: Program, copies: int) -> Reading:
         sampled = collect(draw, policy=self.policy)
-        flags: tuple[str, ...] = ()
-        kernels, boundary_us = self._kernels(one, many, copies)
+        kernels, boundary_us, mixed = self._kernels(one, many, copies)
         if boundary_us:
             sampled = _shifted(sampled, -boundary_us, self.policy)
         if not sampled.median_us > 0:
@@ -117,27 +116,31 @@ class Incrementer:
                 f"one more copy adds {sampled.median_us:.3f} us to a graph of {copies}: it cannot be told from "
                 "the noise; use the method kernel-trace"
             )
-        if kernels is None:
-            flags, kernels = ("mixed-kernels",), ()
-        return Reading(sampled, kernels, boundary_us, flags)
+        return Reading(sampled, kernels, boundary_us, ("mixed-kernels",) if mixed else ())
 
     def _kernels(
         self, one: Program, many: Program, copies: int
-    ) -> tuple[tuple[tuple[str, float], ...] | None, float | None]:
-        """Return names and shares of what a copy adds (None: the copies differ), and the boundary time."""
+    ) -> tuple[tuple[tuple[str, float], ...], float | None, bool]:
+        """Return names and shares of what a copy adds, its boundary time, and whether the copies differ."""
         try:
             short, long = (self._traced(program) for program in (one, many))
         except MeasurementError:
-            return (), None
+            return (), None, False
         ends = [sum(k.duration_us for k in run if self._is_boundary(k)) for run in (short, long)]
         boundary_us = max(ends[1] - ends[0], 0.0) / (copies - 1)
         own, all_own = ([k for k in run if not self._is_boundary(k)] for run in (short, long))
         counts, all_counts = (Counter(k.name for k in kernels) for kernels in (own, all_own))
-        if any(all_counts[name] not in (counts[name], copies * counts[name]) for name in counts | all_counts):
-            return None, boundary_us
-        added = [k for k in own if all_counts[k.name] > counts[k.name]]
-        total = sum(k.duration_us for k in added)
-        return tuple((k.name, round(k.duration_us / total, 4)) for k in added), boundary_us
+        mixed = any(
+            all_counts[name] not in (counts[name], copies * counts[name]) for name in counts | all_counts
+        )
+        # What runs once however many copies there are is no part of a copy.
+        added = [k for k in (all_own if mixed else own) if mixed or all_counts[k.name] > counts[k.name]]
+        if mixed:
+            total = {k.name: 0.0 for k in added}
+            for kernel in added:
+                total[kernel.name] += kernel.duration_us
+            added = [Kernel(name, 0.0, time_us) for name, time_us in sorted(total.items())]
+        return shares(added, [k.duration_us for k in added]), boundary_us, mixed
 
     def _traced(self, program: Program) -> list[Kernel]:
         """Return the kernels of one replay with their median durations."""

@@ -105,11 +105,15 @@ class Nvml:
         return self._ask_device("nvmlDeviceGetTemperature", sensor, convert=float)
 
     def _others(self) -> tuple[int, ...]:
-        """Return the ids of other processes, as far as they can be seen from inside a container."""
+        """Return the ids of other processes on the device.
+
+        Inside a container the driver shows the host's ids, so this process is not found by its own. It runs
+        on the device, so one of those listed is it: the newest is taken for it.
+        """
         seen: set[int] = set()
         for name in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
             seen |= {int(process.pid) for process in self._ask_device(name) or ()}
-        return tuple(sorted(seen - self._own))
+        return tuple(sorted(seen - self._own)) if seen & self._own else tuple(sorted(seen)[:-1])
 
     def close(self) -> None:
         """Let go of the driver; may be called twice."""

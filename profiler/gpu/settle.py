@@ -86,7 +86,7 @@ def settle(kernels: Sequence[str], latency_us: Sequence[float], *, rule: SettleR
     if rule.quote == "first":
         order.sort(key=lambda c: c.kernels != kernels[0])
     elif rule.quote == "fastest":
-        order.sort(key=lambda c: c.latency_us)
+        order.sort(key=lambda c: c.latency_us > min(other.latency_us for other in candidates))
     elif rule.quote == "repeated":
         quoted = min(order, key=lambda c: (c.builds < 2, c.latency_us))
         order.sort(key=lambda c: c is not quoted)
