@@ -287,3 +287,12 @@ def test_the_runner_makes_a_table_of_it(tmp_path):
     assert set(again.rows) == set(SHAPES)
     assert again.rows == table.rows
     assert any(len(row.candidates) > 1 for row in again.rows.values())
+
+
+def test_the_intervals_of_a_pack_lean_on_each_others_builds():
+    """With two builds alone, one degree of freedom is left, and half the interval is 12.7 deviations."""
+    options = {"build_spread": 0.01, "builds": 2, "most_builds": 2, "cold": False, "packed": False}
+    together = measured(**options)
+    alone = [measured([shape], seed=k, **options)[shape] for k, shape in enumerate(SHAPES)]
+    widths = [[(r.high_us - r.low_us) / r.latency_us for r in rows] for rows in (together.values(), alone)]
+    assert max(widths[0]) < max(widths[1]) / 2

@@ -124,3 +124,10 @@ def test_programs_are_closed():
         SHAPE, seed=0, cold=False, output=False, is_new=lambda key: False
     )
     assert len(closed) == gpu.builds
+
+
+def test_more_copies_are_built_when_the_first_guess_was_too_few():
+    """The launch makes one replay look longer than what a copy adds, so the guess from it is low."""
+    tiny, gpu = ConvShape(1, 8, 8, 8, 8, precision="fp16"), FakeGpu(noise=0.0)
+    read(gpu, tiny)
+    assert gpu.builds == 3
