@@ -8,7 +8,7 @@ and there the times differ by a median of 59 %. A row therefore rests on several
 The row quotes the fastest choice that at least two builds made. A search means to find the fastest, so a slow
 choice is the accident; a choice that a single build made may be one that a user seldom gets.
 ``benchmarks/settle_simulation.py`` compares the rules: with the defaults, two runs quote different kernels in
-0.0-0.8 % of the rows where hiccups cause the flips. No rule helps where the fast choice itself is a rare
+0.0-0.9 % of the rows where hiccups cause the flips. No rule helps where the fast choice itself is a rare
 accident, or where the choice depends on the process and not on the build (2-4 % remain).
 """
 
