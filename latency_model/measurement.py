@@ -11,7 +11,9 @@ from latency_model.shapes import ConvShape
 __all__ = ["METHODS", "Candidate", "Measurement", "NetworkRow"]
 
 # host: wall clock around a run, overhead included. host-increment: what one more copy adds to a session.
-METHODS = ("host", "host-increment", "kernel-trace", "graph-increment", "fake")
+# kernel-trace: sum of the times of its kernels. graph-increment: what one more copy adds to the replay of a
+# CUDA graph. graph-replay: events around the replay of a whole network.
+METHODS = ("host", "host-increment", "kernel-trace", "graph-increment", "graph-replay", "fake")
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,28 @@ class BackendSuite:
                 assert precision in str(caught.value)
             backend.measure(SMALL, run_id="suite")
 
+    def test_many_configurations_yield_each_once(self) -> None:
+        """More than some back ends put into one program: each has its row, once."""
+        with self.open() as backend:
+            configs = [ConvShape(1, 8, 8, 8, 8 * width) for width in range(1, 8)]
+            outcomes = list(backend.measure_many(configs, run_id="suite"))
+            assert len(outcomes) == len(configs)
+            rows = dict(outcomes)
+            assert set(rows) == set(configs)
+            assert all(isinstance(row, Measurement) and row.run_id == "suite" for row in rows.values())
+
+    def test_one_that_fails_does_not_stop_the_others(self) -> None:
+        """Among many, what cannot be timed yields its error and the others their rows."""
+        with self.open() as backend:
+            lacking = sorted(set(PRECISIONS) - set(backend.precisions))
+            if not lacking:
+                return
+            bad = ConvShape(1, 8, 8, 8, 8, precision=lacking[0])
+            good = [ConvShape(1, 8, 8, 8, 16 * width) for width in (1, 2, 3)]
+            rows = dict(backend.measure_many([good[0], bad, *good[1:]], run_id="suite"))
+            assert isinstance(rows[bad], MeasurementError)
+            assert all(isinstance(rows[shape], Measurement) for shape in good)
+
     def test_networks_keep_their_order(self) -> None:
         """One row per network, in the order given."""
         small, large = small_network(channels=8, size=8), small_network(channels=64, size=48)
