@@ -9,7 +9,6 @@ counts at which a pooling leaves it (20, say). Where even the next convolution n
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latency_model.errors import MeasurementError
 from latency_model.shapes import ConvShape
+from profiler.reference import noise, reference_inputs
 
-__all__ = ["INPUT", "conv_copies", "input_array", "sink_copies"]
+__all__ = ["INPUT", "conv_copies", "input_array", "reference_inputs", "sink_copies"]
 
 OPSET = 17
 IR_VERSION = 8  # the one that belongs to opset 17; every ONNX Runtime that we support reads it
@@ -31,18 +31,6 @@ _TYPES = {
     "fp32": (TensorProto.FLOAT, np.float32),
     "fp16": (TensorProto.FLOAT16, np.float16),
 }
-_NOISE = 1 << 18
-
-
-@functools.lru_cache(maxsize=4)
-def _noise(seed: int) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal(_NOISE, dtype=np.float32)
-
-
-def _random(dims: tuple[int, ...], seed: int, offset: int) -> NDArray[np.float32]:
-    """Return normal noise of shape ``dims``; another ``offset`` gives other numbers."""
-    # One buffer read from different places: drawing fresh numbers would cost more than timing small shapes.
-    return np.resize(np.roll(_noise(seed), -(offset * 7919) % _NOISE), dims)
 
 
 def _types(precision: str) -> tuple[int, Any]:
@@ -55,7 +43,7 @@ def _types(precision: str) -> tuple[int, Any]:
 
 def input_array(shape: ConvShape, *, seed: int = 0) -> NDArray[Any]:
     """Return random data for the graph input ``INPUT``, never zeros."""
-    return _random(_dims(shape), seed, 1).astype(_types(shape.precision)[1])
+    return noise(_dims(shape), seed, 1).astype(_types(shape.precision)[1])
 
 
 def _dims(shape: ConvShape) -> tuple[int, int, int, int]:
@@ -75,7 +63,7 @@ class _Graph:
         return output
 
     def constant(self, name: str, dims: tuple[int, ...], scale: float, offset: int) -> str:
-        values = _random(dims, self.seed, offset) * np.float32(scale)
+        values = noise(dims, self.seed, offset) * np.float32(scale)
         self.constants.append(numpy_helper.from_array(values.astype(_types(self.shape.precision)[1]), name))
         return name
 
