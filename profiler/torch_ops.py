@@ -160,17 +160,13 @@ def _resize(a: _Attributes) -> Function:
     a.text("roi", ""), a.text("cubic_coeff_a", "")
     if a.text("antialias", "0") != "0" or a.text("exclude_outside", "0") != "0" or len(dims) != 4:
         raise a.refuse("only plain resizing of images is supported")
-    target = sizes[2:] or tuple(math.floor(size * s) for size, s in zip(dims[2:], scales[2:], strict=True))
-    if len(target) != 2 or (sizes or dims)[:2] != dims[:2]:
+    target = sizes[2:] or tuple(math.floor(size * s) for size, s in zip(dims[2:], scales[2:], strict=False))
+    if len(target) != 2 or sizes[:2] not in ((), dims[:2]) or any(scale != 1 for scale in scales[:2]):
         raise a.refuse("it needs the scales or sizes of height and width, and no others")
-    factors = [target[0] / dims[2], target[1] / dims[3]]
-    whole = all(factor == int(factor) for factor in factors)
-    if mode == "nearest" and where == "asymmetric" and nearest == "floor":
-        return lambda x: functional.interpolate(x, target, mode="nearest")
-    if mode == "nearest" and whole and where in ("half_pixel", "pytorch_half_pixel", "asymmetric"):
-        # At whole factors all these round to the pixel that a repetition gives, ties excepted below.
-        if where == "asymmetric" and nearest != "floor":
-            raise a.refuse("asymmetric sampling is supported with nearest_mode=floor")
+    repeats = all(after % before == 0 for after, before in zip(target, dims[2:], strict=True))
+    halves = where in ("half_pixel", "pytorch_half_pixel") and nearest.startswith("round_prefer")
+    # At whole factors rounding from the pixels' centres repeats them, as does torch's nearest; there are no ties.
+    if mode == "nearest" and ((where == "asymmetric" and nearest == "floor") or (halves and repeats)):
         return lambda x: functional.interpolate(x, target, mode="nearest")
     if mode in ("linear", "cubic") and where in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         if mode == "cubic" or (where == "pytorch_half_pixel" and min(target) == 1):

@@ -21,6 +21,7 @@ _BUILT_IN = {
     "fake": "profiler.backends.fake:FakeDevice",
     "onnxruntime": "profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
     "torch": "profiler.backends.torch_cpu:TorchCpu",
+    "torch@cuda": "profiler.gpu.torch_runtime:open_torch_cuda",
 }
 _PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "onnx": "onnx"}
 
