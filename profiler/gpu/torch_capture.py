@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -20,9 +20,10 @@ __all__ = ["Capture", "CudaCapture", "EagerCapture", "explain"]
 _STICKY = re.compile(
     r"illegal memory access|illegal address|misaligned address|illegal instruction|invalid program counter|"
     r"hardware stack error|unspecified launch failure|launch timed out|device-side assert|uncorrectable|"
-    r"invalid address space|contained|nvlink error",
+    r"invalid address space",
     re.IGNORECASE,
 )
+_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|ALLOC_FAILED")
 
 
 class Capture(Protocol):
@@ -123,14 +124,17 @@ def explain(error: BaseException, what: str, capture: Capture) -> MeasurementErr
     """
     if isinstance(error, MeasurementError):
         return error
-    lines = str(error).splitlines() or [type(error).__name__]
-    traceback.clear_frames(error.__traceback__)
-    if isinstance(error, torch.OutOfMemoryError) or re.search(r"out of memory|ALLOC_FAILED", str(error)):
+    # Leaving a capture that failed may fail as well: the cause is then the context of the error.
+    causes = list(_chain(error))
+    lines = str(causes[-1]).splitlines() or [type(causes[-1]).__name__]
+    for cause in causes:
+        traceback.clear_frames(cause.__traceback__)
+    if any(isinstance(cause, torch.OutOfMemoryError) or _MEMORY.search(str(cause)) for cause in causes):
         capture.free()
         return MeasurementError(
             f"out of device memory for {what}; use a smaller batch, or fewer configurations at once"
         )
-    lost = _STICKY.search(lines[0]) is not None
+    lost = any(_STICKY.search(str(cause)) for cause in causes)
     if not lost:
         try:
             capture.synchronise()
@@ -139,3 +143,10 @@ def explain(error: BaseException, what: str, capture: Capture) -> MeasurementErr
     if lost:
         return DeviceLostError(f"the device failed while PyTorch ran {what} ({lines[0]}); end this process")
     return MeasurementError(f"PyTorch could not run {what}: {lines[0]}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield ``error`` and what led to it, the first cause last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

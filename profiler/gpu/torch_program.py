@@ -51,6 +51,8 @@ class TorchProgram:
         self._capture, self._device, self._search, self._seed = capture, device, search, seed
         self._outputs: list[Tensor | None] = []
         self._steps: tuple[Step, ...] = ()
+        # A graph knows addresses only: what it reads must stay alive here.
+        self._runs: list[Callable[[], None]] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gharial-torch")
         error = self._thread.submit(self._build, tuple(configs), copies, graph).result()
         if error is not None:
@@ -63,14 +65,14 @@ class TorchProgram:
             try:
                 self._assemble(configs, copies, graph)
             except (MeasurementError, RuntimeError, ValueError, IndexError) as error:
-                self._steps, self._outputs = (), []
+                self._steps, self._runs, self._outputs = (), [], []
                 what = str(configs[0]) if len(configs) == 1 else f"a program of {len(configs)} configurations"
                 return explain(error, what, self._capture)
         return None
 
     def _assemble(self, configs: tuple[Config, ...], copies: int, graph: bool) -> None:
         self._outputs = [None] * len(configs)
-        runs = [self._run_of(index, config, copies) for index, config in enumerate(configs)]
+        self._runs = runs = [self._run_of(index, config, copies) for index, config in enumerate(configs)]
         for run in runs:
             self._capture.warm_up(run)
 
@@ -134,7 +136,7 @@ class TorchProgram:
 
     def close(self) -> None:
         """Free the graphs and their memory, then end the thread whose plans they use."""
-        self._steps, self._outputs = (), []
+        self._steps, self._runs, self._outputs = (), [], []
         self._thread.shutdown(wait=True)
 
 

@@ -271,6 +271,39 @@ def test_a_lasting_error_of_the_device_says_that_the_process_must_end():
     assert not isinstance(caught.value, DeviceLostError)
 
 
+def test_the_cause_of_a_failed_capture_is_found_behind_the_error_of_leaving_it():
+    class Leaving(Recorder):
+        def capture(self, enqueue):
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            finally:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    recorder = Leaving()
+    with pytest.raises(MeasurementError, match="out of device memory"):
+        build([SHAPES[0]], recorder)
+    assert recorder.freed == 1
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_a_graph_reads_lives_as_long_as_the_program(graph):
+    class Forgetful(EagerCapture):
+        """Like a CUDA graph: keeps nothing of what it captured alive."""
+
+        def capture(self, enqueue):
+            return lambda: None
+
+    def alive():
+        gc.collect()
+        kept = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+        return sum(tensor.numel() == 7 * 13 * 17 for tensor in kept)
+
+    program = build([ConvShape(1, 7, 13, 17, 5)], Forgetful(), graph=graph)
+    assert alive() == 1
+    program.close()
+    assert alive() == 0
+
+
 def test_errors_of_ours_pass_through():
     mine = MeasurementError("no")
     assert explain(mine, "it", EagerCapture()) is mine
