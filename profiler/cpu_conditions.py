@@ -161,7 +161,7 @@ class _Measure(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCalmly(Generic[T]):
-    """What the calmest of ``tries`` gave, by how much the canaries around it were off, and its flags.
+    """What was kept of ``tries``, by how much the canaries around it were off, and its flags.
 
     ``excesses`` are those of all tries that gave something, in order.
     """
@@ -181,14 +181,19 @@ def measure_calmly(
     tries: int = 3,
     tolerance: float = 0.1,
     pause_s: float = 0.0,
+    rank: Callable[[T], float] | None = None,
     conditions: Callable[[], Conditions] = Conditions,
     sleep: Callable[[float], None] = time.sleep,
 ) -> MeasuredCalmly[T]:
     """Return what ``measure`` gives between two canaries that are within ``tolerance`` of their baseline.
 
     When they are not, it is measured again after ``pause_s``, ``tries`` times at most, and the try with the
-    smallest excess is kept, with the flag ``disturbed`` if that is still above ``tolerance``. No try is chosen
-    by what it measured, so the choice does not pull the result to either side. A ``MeasurementError`` on a
+    smallest excess is kept. The flag ``disturbed`` says that the canaries around what is kept were off.
+
+    With ``rank``, the latency say, the try of the smallest rank is kept instead: other programs only add time,
+    so of several readings the fastest is the least disturbed. Where programs share the processor by turns the
+    canary sees only some of what a row suffers, and the rank settles more (see benchmarks/canary.py); without
+    it no try is chosen by what it measured. A ``MeasurementError`` on a
     disturbed machine is a try like any other; it is raised when there is no result.
     """
     results: list[tuple[T, Conditions, tuple[CanaryReading, CanaryReading]]] = []
@@ -216,10 +221,9 @@ def measure_calmly(
         raise failure
     # By today's baseline: it may have come down since the first try.
     excesses = tuple(max(map(canary.excess, readings)) for _, _, readings in results)
-    calmest = int(np.argmin(excesses))
-    value, around, _ = results[calmest]
+    marks = excesses if rank is None else [rank(value) for value, _, _ in results]
+    kept = int(np.argmin(marks))
+    value, around, _ = results[kept]
     assert around.usage is not None
-    disturbed = ("disturbed",) * (excesses[calmest] > tolerance)
-    return MeasuredCalmly(
-        value, (*around.flags, *disturbed), count, excesses[calmest], excesses, around.usage
-    )
+    disturbed = ("disturbed",) * (excesses[kept] > tolerance)
+    return MeasuredCalmly(value, (*around.flags, *disturbed), count, excesses[kept], excesses, around.usage)

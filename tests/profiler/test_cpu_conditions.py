@@ -112,6 +112,16 @@ def test_what_stays_disturbed_is_the_calmest_try_and_flagged():
     assert set(calm.flags) <= set(FLAGS)
 
 
+def test_with_a_rank_the_smallest_is_kept_and_flagged_by_its_own_canaries():
+    canary = scripted([100.0] * 40 + [160.0, 160.0, 130.0, 130.0, 140.0])
+    canary.warm_up(40)
+    rows = iter([2.0, 1.0, 3.0])
+    calm = measure_calmly(lambda: next(rows), canary, conditions=quiet, rank=lambda row: row)
+    assert (calm.value, calm.flags, calm.tries) == (1.0, ("disturbed",), 3)
+    assert calm.excess == calm.excesses[1] == pytest.approx(0.6, abs=0.01)
+    assert calm.excesses[2] < calm.excess
+
+
 def test_tries_are_compared_by_the_baseline_at_the_end():
     # The first canaries make the baseline too high; the calm comes later.
     canary = scripted([150.0, 150.0, 150.0] + [100.0] * 50)

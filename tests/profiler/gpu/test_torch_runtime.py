@@ -1,4 +1,5 @@
 import gc
+import inspect
 import threading
 
 import numpy as np
@@ -331,6 +332,11 @@ def test_without_a_gpu_the_factory_says_so():
         open_torch_cuda()
     with pytest.raises(InputError, match="not a device"):
         open_torch_cuda(device="gpu")
+
+
+def test_this_version_of_torch_takes_the_arguments_of_a_capture():
+    names = set(inspect.signature(torch.cuda.graph.__init__).parameters)
+    assert {"cuda_graph", "pool", "stream", "capture_error_mode"} <= names
 
 
 @pytest.mark.gpu
