@@ -94,7 +94,9 @@ class CudaCapture:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Other threads of the process, a monitor of the device say, may call CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        options = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
+        # torch.cuda.graph waits for the current device first, which need not be the stream's.
+        with torch.cuda.device(self._stream.device), torch.cuda.graph(graph, **options):
             enqueue()
 
         def replay() -> None:
