@@ -9,6 +9,7 @@ GharialError
 │   ├── BudgetError     a budget cannot be parsed or reached
 │   └── DependencyError an optional package is missing; the message has the install command
 └── MeasurementError    the device could not time one configuration; the others go on
+    └── DeviceLostError the device fails whatever it is asked; this process must end, a new one can go on
 
 Every message is one sentence that says what, where and what to do.
 """
@@ -19,6 +20,7 @@ __all__ = [
     "BudgetError",
     "DataError",
     "DependencyError",
+    "DeviceLostError",
     "GharialError",
     "InputError",
     "MeasurementError",
@@ -66,3 +68,7 @@ class DependencyError(InputError):
 
 class MeasurementError(GharialError):
     """The device could not time one configuration."""
+
+
+class DeviceLostError(MeasurementError):
+    """The device answers every call of this process with an error; only a new process can go on."""

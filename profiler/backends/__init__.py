@@ -25,6 +25,7 @@ _BUILT_IN = {
     "onnxruntime-tensorrt@cuda": "profiler.gpu.onnxruntime_gpu:open_tensorrt_ep",
     "tensorrt@cuda": "profiler.gpu.tensorrt_runtime:open_tensorrt",
     "torch": "profiler.backends.torch_cpu:TorchCpu",
+    "torch@cuda": "profiler.gpu.torch_runtime:open_torch_cuda",
 }
 _ON_CUDA = "@cuda"
 _CUDA_DEVICE = re.compile(r"cuda(:\d+)?")

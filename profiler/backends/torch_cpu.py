@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from latency_model.environment import Environment
 from latency_model.errors import InputError, MeasurementError
@@ -17,45 +15,11 @@ from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
 from profiler.backends.base import OneByOne, cpu_isa, cpu_name
 from profiler.sampling import Policy, collect, measurement, warm_up
+from profiler.torch_modules import DTYPES, ConvBlock, memory_format
 
 __all__ = ["TorchCpu"]
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "clip": functional.relu6,
-    "hardswish": functional.hardswish,
-    "silu": functional.silu,
-}
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-class _ConvBlock(nn.Module):
-    """A convolution with its epilogue, as the modules of a network would run it after folding batch norms."""
-
-    def __init__(self, shape: ConvShape) -> None:
-        super().__init__()
-        parts = shape.pattern.split("+")
-        top, left, bottom, right = shape.padding
-        # nn.Conv2d pads both sides alike; anything else takes an explicit pad, as it does in a network.
-        self.pad = None if (top, left) == (bottom, right) else (left, right, top, bottom)
-        self.conv = nn.Conv2d(
-            shape.in_channels,
-            shape.out_channels,
-            shape.kernel,
-            stride=shape.stride,
-            padding=(top, left) if self.pad is None else 0,
-            dilation=shape.dilation,
-            groups=shape.groups,
-            bias="bias" in parts,
-        )
-        self.add = "add" in parts
-        self.activation = _ACTIVATIONS.get(parts[-1])
-
-    def forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        y: Tensor = self.conv(x if self.pad is None else functional.pad(x, self.pad))
-        if self.add and residual is not None:
-            y = y + residual
-        return y if self.activation is None else self.activation(y)
+_DTYPES = {name: DTYPES[name] for name in ("fp32", "bf16")}
 
 
 class TorchCpu(OneByOne):
@@ -117,9 +81,9 @@ class TorchCpu(OneByOne):
 
     @staticmethod
     def _draw(shape: ConvShape, copies: int) -> Callable[[], float]:
-        form = torch.channels_last if shape.layout == "nhwc" else torch.contiguous_format
+        form = memory_format(shape.layout)
         dtype = _DTYPES[shape.precision]
-        blocks = [_ConvBlock(shape).eval().to(dtype).to(memory_format=form) for _ in range(copies)]
+        blocks = [ConvBlock(shape).eval().to(dtype).to(memory_format=form) for _ in range(copies)]
         images = torch.randn(shape.batch, shape.in_channels, shape.height, shape.width)
         x = images.to(dtype, memory_format=form)
         first = torch.randn(shape.batch, shape.out_channels, shape.out_height, shape.out_width)
