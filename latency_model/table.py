@@ -52,8 +52,9 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
         return len(self.rows)
 
     def merge(self, other: LatencyTable) -> LatencyTable:
-        """Return the union; where both have a row the later ``measured_at`` wins.
+        """Return the union; where both have a row, or a network, the later ``measured_at`` wins.
 
+        Of equally late ones, and of two reasons for a failure, that of ``other`` does. A row ends a failure.
         Raises ``TableError`` when the environments differ.
         """
         if self.environment != other.environment:
@@ -67,7 +68,11 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
             for config, why in {**self.failures, **other.failures}.items()
             if config not in rows and config not in ops
         }
-        networks = {(n.name, n.shapes): n for n in (*self.networks, *other.networks)}
+        networks = {(n.name, n.shapes): n for n in self.networks}
+        for network in other.networks:
+            known = networks.get((network.name, network.shapes))
+            if known is None or network.measurement.measured_at >= known.measurement.measured_at:
+                networks[network.name, network.shapes] = network
         return LatencyTable(self.environment, rows, tuple(networks.values()), failures, ops)
 
     def measured(self, config: Config) -> Measurement | None:
