@@ -221,7 +221,9 @@ def _verdict(a: Measurement, b: Measurement, threshold: float) -> tuple[str, str
             return "UNCLEAR", flag
     reason = ""
     if clocks[0] and clocks[1]:
-        cycles = [(low * clock, high * clock) for (low, high), clock in zip(times, clocks, strict=True) if clock]
+        cycles = [
+            (low * clock, high * clock) for (low, high), clock in zip(times, clocks, strict=True) if clock
+        ]
         if _direction(*cycles) != direction:
             return "UNCLEAR", "clock"
     elif "throttled" in flags:
