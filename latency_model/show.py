@@ -83,19 +83,20 @@ def row_grid(rows: Sequence[Row], title: str, *, width: int) -> Table:
     for name in ("method", "kernel") if roomy else ():
         grid.add_column(name, no_wrap=True)
     grid.add_column("flags")
+    labels = short_kernels(name for _, row in rows for name, _ in row.kernels)
     for config, row in rows:
         interval = f"{row.low_us:.2f} - {row.high_us:.2f}"
-        more = (row.method, _kernel(row)) if roomy else ()
+        more = (row.method, _kernel(row, labels)) if roomy else ()
         grid.add_row(config.text, f"{row.latency_us:.2f}", interval, *more, ", ".join(row.flags))
     return grid
 
 
-def _kernel(row: Measurement) -> str:
+def _kernel(row: Measurement, labels: dict[str, str]) -> str:
     if not row.kernels:
         return ""
     name, share = max(row.kernels, key=itemgetter(1))
     more = f" +{len(row.kernels) - 1} ({share:.0%})" if len(row.kernels) > 1 else ""
-    return short_kernels([name], longest=48)[name] + more
+    return labels[name] + more
 
 
 _OPTIONAL: tuple[tuple[str, Callable[[Measurement], str | None]], ...] = (
