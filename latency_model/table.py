@@ -16,7 +16,7 @@ from latency_model.errors import TableError
 from latency_model.measurement import Measurement, NetworkRow
 from latency_model.ops import Config, OpShape, parse_config
 from latency_model.shapes import ConvShape
-from latency_model.table_columns import ShapeReader, in_order, measured_columns, measurements
+from latency_model.table_columns import ShapeReader, in_order, measured_columns, measurements, no_collection
 from latency_model.table_file import FORMAT_VERSION, SCHEMA, damaged, read_columns, write_columns
 
 __all__ = ["FORMAT_VERSION", "LatencyTable"]
@@ -122,7 +122,8 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
         path = Path(path)
         environment, columns = read_columns(path)
         try:
-            return cls._decode(environment, columns)
+            with no_collection():
+                return cls._decode(environment, columns)
         except Exception as error:  # a text that is no shape, a latency that is no number, a missing column
             raise damaged(path, error) from error
 

@@ -44,7 +44,8 @@ def stairs_html(stairs: Staircase, title: Sequence[str], notes: Sequence[str], p
     figure.update_yaxes(title="latency (µs)", rangemode="tozero", row=1)
     figure.update_xaxes(title=stairs.axis, row=rows)
     figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(automargin=True, zeroline=False)
     figure.update_layout(page_layout(legend={"groupclick": "togglegroup", "font": {"size": 11}}))
     write_page(figure, title, notes, path)
 

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 from pathlib import Path
 
 import pyarrow as pa
@@ -158,3 +159,16 @@ def test_a_later_version_is_refused(tmp_path):
     )
     with pytest.raises(TableError, match="later version"):
         LatencyTable.load(path)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path, enabled):
+    path = _rewritten(tmp_path, lambda t: t.set_column(1, "config", pa.array(["1x8"])))
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(TableError):
+            LatencyTable.load(path)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -52,7 +52,7 @@ def table(synthetic):
         note='chosen by 4 of 5 builds, "by far"',
     )
     environment = dataclasses.replace(synthetic.environment, kind="cuda", device="Some GPU")
-    networks = (NetworkRow("net", (SHAPE, SHAPE), row(50, half=0.04)),)
+    networks = (NetworkRow("net", (SHAPE, SHAPE), row(50, half=0.4)),)
     failures = {SHAPE.with_channels(512, 512): "out of memory", POOL: "no such kernel"}
     return LatencyTable(environment, rows, networks, failures, {ADD: row(2.5, kernel="add")})
 
@@ -98,7 +98,7 @@ def test_show_says_what_it_leaves_out(path):
     assert "failed: op MaxPool" in text and "no such kernel" in text and "out of memory" in text
     assert "11 of 11 rows, 10 convolutions, 1 operators, 1 networks, 2 failures" in text
     assert "flags: unstable 1, drift 1" in text
-    assert "network net: 50.0 us (49.9 - 50.0), 2 convolutions" in text
+    assert "network net: 50.0 us (49.6 - 50.4), 2 convolutions" in text
     assert "measured: 2026-01-01 to 2026-01-01" in text
     assert "out of memory" not in run("show", path, "--op", "MaxPool")
 
