@@ -1,172 +1,189 @@
-"""A table's rows as CSV, plain Parquet or JSON, and one site's staircase as a picture."""
+"""A table's rows as plain records: CSV, Parquet or JSON that any other program loads, one row at a time."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from latency_model.errors import InputError
-from latency_model.files import write_atomic, write_text
-from latency_model.grid import ChannelGrid, efficient_counts
+from latency_model.files import write_atomic
+from latency_model.measurement import Measurement
+from latency_model.ops import OpShape
+from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
+from latency_model.table_columns import MEASURED, in_order
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["export", "plot", "records"]
+__all__ = ["COLUMNS", "export", "record", "records", "write_json_rows"]
 
 _FORMATS = (".csv", ".parquet", ".json")
-_PLOTS = (".png", ".html")
-_MOST_LINES = 6
+_BATCH = 10_000
+_INT, _TEXT = pa.int64(), pa.string()
+_SHAPE = {
+    "kind": _TEXT,
+    "config": _TEXT,
+    "op": _TEXT,
+    "batch": _INT,
+    "in_channels": _INT,
+    "out_channels": _INT,
+    "height": _INT,
+    "width": _INT,
+    "kernel_size": _INT,
+    "kernel_width": _INT,
+    "stride": _INT,
+    "stride_width": _INT,
+    "padding": _INT,
+    "padding_left": _INT,
+    "padding_bottom": _INT,
+    "padding_right": _INT,
+    "dilation": _INT,
+    "dilation_width": _INT,
+    "groups": _INT,
+    "pattern": _TEXT,
+    "precision": _TEXT,
+    "layout": _TEXT,
+    "out_height": _INT,
+    "out_width": _INT,
+    "macs": _INT,
+    "inputs": _TEXT,
+    "weights": _TEXT,
+    "attributes": _TEXT,
+}
+# Every column of an export with its Arrow type, in order.
+COLUMNS: dict[str, pa.DataType] = {
+    **_SHAPE,
+    **dict(MEASURED),
+    "flags": _TEXT,
+    "main_kernel": _TEXT,
+}
 
 
-def records(table: LatencyTable) -> list[dict[str, Any]]:
-    """Return one flat dictionary per convolution row, in the order of the shapes."""
-    rows = []
-    for shape in sorted(table):
-        row = table[shape]
-        top, left, bottom, right = shape.padding
-        rows.append(
-            {
-                "config": shape.text,
-                "batch": shape.batch,
-                "in_channels": shape.in_channels,
-                "out_channels": shape.out_channels,
-                "height": shape.height,
-                "width": shape.width,
-                "kernel_size": shape.kernel[0],
-                "kernel_width": shape.kernel[1],
-                "stride": shape.stride[0],
-                "stride_width": shape.stride[1],
-                "padding": top,
-                "padding_left": left,
-                "padding_bottom": bottom,
-                "padding_right": right,
-                "dilation": shape.dilation[0],
-                "dilation_width": shape.dilation[1],
-                "groups": shape.groups,
-                "pattern": shape.pattern,
-                "precision": shape.precision,
-                "layout": shape.layout,
-                "latency_us": row.latency_us,
-                "low_us": row.low_us,
-                "high_us": row.high_us,
-                "samples": row.samples,
-                "method": row.method,
-                "flags": " ".join(row.flags),
-                "measured_at": row.measured_at,
-            }
-        )
-    return rows
+def records(table: LatencyTable) -> Iterator[dict[str, Any]]:
+    """Yield one flat dictionary per convolution, then one per operator, in the order of their shapes.
+
+    Every dictionary has all of ``COLUMNS``; what does not apply is None. ``kernels`` and ``candidates`` are
+    lists of dictionaries, ``flags`` one text with spaces between, ``main_kernel`` the kernel of most time.
+    """
+    for shape in in_order(table.rows):
+        yield record(shape, table.rows[shape])
+    for op in in_order(table.ops):
+        yield record(op, table.ops[op])
 
 
-def export(table: LatencyTable, path: Path) -> None:
-    """Write the convolution rows to ``path`` in the format of its ending: .csv, .parquet or .json."""
+def record(config: ConvShape | OpShape, row: Measurement) -> dict[str, Any]:
+    """Return the dictionary of one row; see ``records``."""
+    return {**(_op(config) if isinstance(config, OpShape) else _conv(config)), **_measured(row)}
+
+
+def _conv(shape: ConvShape) -> dict[str, Any]:
+    (kernel, kernel_width), (stride, stride_width) = shape.kernel, shape.stride
+    (top, left, bottom, right), (dilation, dilation_width) = shape.padding, shape.dilation
+    height, width = shape.out_height, shape.out_width
+    # Positional, in the order of _SHAPE: half the time of this function would go into the keys otherwise.
+    values = (
+        *("conv", shape.text, "Conv", shape.batch, shape.in_channels, shape.out_channels),
+        *(shape.height, shape.width, kernel, kernel_width, stride, stride_width),
+        *(top, left, bottom, right, dilation, dilation_width, shape.groups),
+        *(shape.pattern, shape.precision, shape.layout, height, width, shape.macs, None, None, None),
+    )
+    return dict(zip(_SHAPE, values, strict=True))
+
+
+def _op(op: OpShape) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(_SHAPE)
+    found.update(kind="op", config=op.text, op=op.op, batch=op.batch)
+    found.update(precision=op.precision, layout=op.layout)
+    found["inputs"] = " ".join("x".join(map(str, dims)) for dims in op.inputs)
+    found["weights"] = " ".join("x".join(map(str, dims)) for dims in op.weights)
+    found["attributes"] = " ".join(f"{name}={value}" for name, value in op.attributes)
+    return found
+
+
+def _measured(row: Measurement) -> dict[str, Any]:
+    found = {name: getattr(row, name) for name, _ in MEASURED}
+    found["kernels"] = [{"name": name, "share": share} for name, share in row.kernels]
+    found["candidates"] = [
+        {"kernels": c.kernels, "latency_us": c.latency_us, "builds": c.builds} for c in row.candidates
+    ]
+    found["flags"] = " ".join(row.flags)
+    found["main_kernel"] = max(row.kernels, key=lambda kernel: kernel[1])[0] if row.kernels else None
+    return found
+
+
+def export(table: LatencyTable, path: Path) -> int:
+    """Write the rows to ``path`` in the format of its ending, .csv, .parquet or .json; return how many.
+
+    In CSV ``kernels`` and ``candidates`` are JSON texts and an empty field is a value that is not known. JSON
+    holds the environment, the networks and the failures as well, Parquet the environment in its metadata.
+    """
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
         raise InputError(f"cannot export to {path.name}; its ending must be {', '.join(_FORMATS)}")
-    if suffix == ".json":
-        data = {"environment": table.environment.to_json(), "rows": records(table)}
-        write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
-        return
-    import pandas as pd
-
-    frame: pd.DataFrame = pd.DataFrame(records(table))
-    if suffix == ".csv":
-        write_atomic(path, lambda target: frame.to_csv(target, index=False))
-    else:
-        write_atomic(path, lambda target: frame.to_parquet(target, index=False))
+    write = {".csv": _csv, ".parquet": _parquet, ".json": _json}[suffix]
+    write_atomic(path, lambda target: write(table, target))
+    return len(table.rows) + len(table.ops)
 
 
-def plot(table: LatencyTable, grid: ChannelGrid, path: Path) -> None:
-    """Draw one site's latency over its output channels, a line per input count, as .png or .html."""
-    suffix = path.suffix.lower()
-    if suffix not in _PLOTS:
-        raise InputError(f"cannot draw {path.name}; its ending must be {' or '.join(_PLOTS)}")
-    lines = _lines(grid)
-    shape = grid.site
-    title = (
-        f"{shape.kernel[0]}x{shape.kernel[1]} convolution, {shape.height}x{shape.width}, "
-        f"batch {shape.batch}, stride {shape.stride[0]}, {shape.pattern}, {shape.precision}"
+def _csv(table: LatencyTable, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        for row in records(table):
+            for name in ("kernels", "candidates"):
+                row[name] = json.dumps(row[name]) if row[name] else "[]"
+            writer.writerow(row)
+
+
+def _parquet(table: LatencyTable, path: Path) -> None:
+    environment = json.dumps(table.environment.to_json()).encode()
+    schema = pa.schema(list(COLUMNS.items()), metadata={b"gharial.exported_from": environment})
+    rows = records(table)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def _json(table: LatencyTable, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        write_json_rows(stream, table, records(table))
+
+
+def write_json_rows(stream: TextIO, table: LatencyTable, rows: Iterator[dict[str, Any]]) -> None:
+    """Write a JSON document of ``rows`` to ``stream`` as they come, one a line.
+
+    Around them: the environment before, and after them the table's networks and failures.
+    """
+    stream.write(f'{{"environment": {_dumps(table.environment.to_json())},\n"rows": [')
+    _lines(stream, rows)
+    stream.write('],\n"networks": [')
+    _lines(
+        stream,
+        (
+            {
+                "name": network.name,
+                "convolutions": len(network.shapes),
+                "shapes": [shape.text for shape in network.shapes],
+                **_measured(network.measurement),
+            }
+            for network in table.networks
+        ),
     )
-    draw = _png if suffix == ".png" else _html
-    draw(lines, title, table.environment.text, path)
+    failures = {config.text: why for config, why in table.failures.items()}
+    stream.write(f'],\n"failures": {_dumps(dict(sorted(failures.items())))}}}\n')
 
 
-_Line = tuple[str, list[int], list[float], list[float], list[float], list[bool]]
+def _lines(stream: TextIO, rows: Iterator[dict[str, Any]]) -> None:
+    separator = "\n"
+    for row in rows:
+        stream.write(separator + _dumps(row))
+        separator = ",\n"
 
 
-def _lines(grid: ChannelGrid) -> list[_Line]:
-    """Return (label, counts, microseconds, low, high, efficient) for some input counts, the largest first."""
-    if grid.linked:
-        chosen: list[tuple[str, Any]] = [("depthwise", grid.inputs > 0)]
-    else:
-        counts = sorted(set(grid.inputs.tolist()), reverse=True)
-        step = max(1, -(-len(counts) // _MOST_LINES))
-        chosen = [(f"{count} input channels", grid.inputs == count) for count in counts[::step]]
-    lines = []
-    for label, mask in chosen:
-        outputs = grid.outputs[mask].tolist()
-        latency = grid.latency_us[mask]
-        envelope = [0.0, *(min(latency[index:]) for index in range(len(outputs)))]
-        best = {outputs[place - 1] for place in efficient_counts(envelope)}
-        lines.append(
-            (
-                label,
-                outputs,
-                latency.tolist(),
-                grid.low_us[mask].tolist(),
-                grid.high_us[mask].tolist(),
-                [count in best for count in outputs],
-            )
-        )
-    return lines
-
-
-def _png(lines: list[_Line], title: str, environment: str, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for label, counts, latency, low, high, best in lines:
-        (drawn,) = axes.plot(counts, latency, drawstyle="steps-pre", marker=".", label=label)
-        axes.fill_between(counts, low, high, step="pre", alpha=0.2, color=drawn.get_color())
-        edge = [index for index, flag in enumerate(best) if flag]
-        axes.plot(
-            [counts[i] for i in edge], [latency[i] for i in edge], "o", mfc="none", color=drawn.get_color()
-        )
-    axes.set(xlabel="output channels (circle: last of its plateau)", ylabel="latency (µs)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"{title}\n{environment}", fontsize=9)
-    axes.legend(fontsize=8)
-    write_atomic(path, lambda target: figure.savefig(target, dpi=150, format="png"))
-
-
-def _html(lines: list[_Line], title: str, environment: str, path: Path) -> None:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for label, counts, latency, low, high, best in lines:
-        figure.add_scatter(
-            x=counts,
-            y=latency,
-            name=label,
-            mode="lines+markers",
-            line={"shape": "vh"},
-            marker={"symbol": ["circle-open" if flag else "circle" for flag in best], "size": 7},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [b - a for a, b in zip(latency, high, strict=True)],
-                "arrayminus": [a - b for a, b in zip(latency, low, strict=True)],
-            },
-        )
-    figure.update_layout(
-        title=f"{title}<br><sup>{environment}</sup>",
-        xaxis_title="output channels (open circle: last of its plateau)",
-        yaxis={"title": "latency (µs)", "rangemode": "tozero"},
-    )
-    write_text(path, figure.to_html(include_plotlyjs=True))
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)

@@ -72,7 +72,7 @@ class Measurement:
             self.p75_us,
             self.p95_us,
         )
-        if not all(math.isfinite(value) for value in (*times, self.min_us)):
+        if not all(map(math.isfinite, (*times, self.min_us))):
             raise InputError("a latency must be a finite number of microseconds")
         if self.latency_us <= 0:
             raise InputError(f"a latency must be positive, not {self.latency_us} us")

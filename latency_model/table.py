@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,76 +9,17 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from latency_model.environment import Environment
 from latency_model.errors import TableError
-from latency_model.files import write_atomic
-from latency_model.measurement import Candidate, Measurement, NetworkRow
+from latency_model.measurement import Measurement, NetworkRow
 from latency_model.ops import Config, OpShape, parse_config
 from latency_model.shapes import ConvShape
+from latency_model.table_columns import ShapeReader, in_order, measured_columns, measurements, no_collection
+from latency_model.table_file import FORMAT_VERSION, SCHEMA, damaged, read_columns, write_columns
 
 __all__ = ["FORMAT_VERSION", "LatencyTable"]
-
-FORMAT_VERSION = 2
-_ENVIRONMENT_KEY = b"gharial.environment"
-_VERSION_KEY = b"gharial.format_version"
-
-_MEASURED = [
-    ("latency_us", pa.float64()),
-    ("low_us", pa.float64()),
-    ("high_us", pa.float64()),
-    ("p5_us", pa.float64()),
-    ("p25_us", pa.float64()),
-    ("p75_us", pa.float64()),
-    ("p95_us", pa.float64()),
-    ("min_us", pa.float64()),
-    ("samples", pa.int32()),
-    ("method", pa.string()),
-    ("kernels", pa.list_(pa.struct([("name", pa.string()), ("share", pa.float64())]))),
-    ("cold_us", pa.float64()),
-    ("boundary_us", pa.float64()),
-    ("error", pa.float64()),
-    (
-        "candidates",
-        pa.list_(pa.struct([("kernels", pa.string()), ("latency_us", pa.float64()), ("builds", pa.int32())])),
-    ),
-    ("sm_clock_mhz", pa.float64()),
-    ("temperature_c", pa.float64()),
-    ("power_w", pa.float64()),
-    ("note", pa.string()),
-    ("flags", pa.list_(pa.string())),
-    ("run_id", pa.string()),
-    ("measured_at", pa.string()),
-]
-# `kind` is conv, op, network or failure; `config` is the text form of the shape, or the network's name.
-# Version 2 added the operators and the columns from cold_us to note; tables of version 1 are read as well.
-_SCHEMA = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("config", pa.string()),
-        *_MEASURED,
-        ("shapes", pa.list_(pa.string())),
-        ("failure", pa.string()),
-    ]
-)
-
-
-def _measured(measurement: Measurement) -> dict[str, Any]:
-    row = {name: getattr(measurement, name) for name, _ in _MEASURED}
-    row["kernels"] = [{"name": name, "share": share} for name, share in measurement.kernels]
-    row["candidates"] = [dataclasses.asdict(candidate) for candidate in measurement.candidates]
-    row["flags"] = list(measurement.flags)
-    return row
-
-
-def _measurement(row: Mapping[str, Any]) -> Measurement:
-    values = {name: row[name] for name, _ in _MEASURED if name in row}
-    values["kernels"] = tuple((kernel["name"], kernel["share"]) for kernel in row["kernels"] or ())
-    values["candidates"] = tuple(Candidate(**candidate) for candidate in row.get("candidates") or ())
-    values["note"] = row.get("note") or ""
-    values["flags"] = tuple(row["flags"] or ())
-    return Measurement(**values)
 
 
 @dataclass(frozen=True)
@@ -113,8 +52,9 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
         return len(self.rows)
 
     def merge(self, other: LatencyTable) -> LatencyTable:
-        """Return the union; where both have a row the later ``measured_at`` wins.
+        """Return the union; where both have a row, or a network, the later ``measured_at`` wins.
 
+        Of equally late ones, and of two reasons for a failure, that of ``other`` does. A row ends a failure.
         Raises ``TableError`` when the environments differ.
         """
         if self.environment != other.environment:
@@ -128,7 +68,11 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
             for config, why in {**self.failures, **other.failures}.items()
             if config not in rows and config not in ops
         }
-        networks = {(n.name, n.shapes): n for n in (*self.networks, *other.networks)}
+        networks = {(n.name, n.shapes): n for n in self.networks}
+        for network in other.networks:
+            known = networks.get((network.name, network.shapes))
+            if known is None or network.measurement.measured_at >= known.measurement.measured_at:
+                networks[network.name, network.shapes] = network
         return LatencyTable(self.environment, rows, tuple(networks.values()), failures, ops)
 
     def measured(self, config: Config) -> Measurement | None:
@@ -137,74 +81,82 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
 
     def save(self, path: Path | str) -> None:
         """Write the table to ``path`` as Parquet, atomically, rows in the order of their shapes."""
-        records: list[dict[str, Any]] = [
-            {"kind": "conv", "config": shape.text, **_measured(self.rows[shape])}
-            for shape in sorted(self.rows)
-        ]
-        records += [{"kind": "op", "config": op.text, **_measured(self.ops[op])} for op in sorted(self.ops)]
-        records += [
-            {
-                "kind": "network",
-                "config": network.name,
-                "shapes": [shape.text for shape in network.shapes],
-                **_measured(network.measurement),
-            }
-            for network in self.networks
-        ]
-        records += [
-            {"kind": "failure", "config": config.text, "failure": self.failures[config]}
-            for config in sorted(self.failures, key=lambda config: config.text)
-        ]
-        schema = _SCHEMA.with_metadata(
-            {
-                _ENVIRONMENT_KEY: json.dumps(self.environment.to_json()).encode(),
-                _VERSION_KEY: str(FORMAT_VERSION).encode(),
-            }
-        )
-        table = pa.Table.from_pylist(records, schema=schema)
-        write_atomic(Path(path), lambda target: pq.write_table(table, target, compression="zstd"))
+        shapes, ops = in_order(self.rows), in_order(self.ops)
+        failures = sorted(self.failures, key=lambda config: config.text)
+        kinds = (len(shapes), len(ops), len(self.networks), len(failures))
+        columns: dict[str, Any] = {
+            "kind": [
+                kind
+                for kind, count in zip(("conv", "op", "network", "failure"), kinds, strict=True)
+                for _ in range(count)
+            ],
+            "config": [
+                *(shape.text for shape in shapes),
+                *(op.text for op in ops),
+                *(network.name for network in self.networks),
+                *(config.text for config in failures),
+            ],
+            **measured_columns(
+                [
+                    *(self.rows[shape] for shape in shapes),
+                    *(self.ops[op] for op in ops),
+                    *(network.measurement for network in self.networks),
+                    *(None for _ in failures),
+                ]
+            ),
+            "shapes": [
+                *(None for _ in (*shapes, *ops)),
+                *([shape.text for shape in network.shapes] for network in self.networks),
+                *(None for _ in failures),
+            ],
+            "failure": [
+                *(None for _ in range(sum(kinds) - len(failures))),
+                *(self.failures[config] for config in failures),
+            ],
+        }
+        write_columns(Path(path), self.environment, pa.table(columns, schema=SCHEMA))
 
     @classmethod
     def load(cls, path: Path | str) -> LatencyTable:
         """Read a table that ``save`` wrote; ``TableError`` when it is missing, damaged or too new."""
         path = Path(path)
-        if path.is_dir():
-            raise TableError(f"{path} is a folder, not a latency table; give the path of a file")
-        if not path.is_file():
-            raise TableError(f"no latency table at {path}; make one with: gharial profile MODEL --out {path}")
+        environment, columns = read_columns(path)
         try:
-            table = pq.read_table(path)
-            metadata = table.schema.metadata or {}
-            if _VERSION_KEY not in metadata:
-                raise TableError(
-                    f"{path} is a Parquet file but not a latency table; give the --out of gharial profile"
+            with no_collection():
+                return cls._decode(environment, columns)
+        except Exception as error:  # a text that is no shape, a latency that is no number, a missing column
+            raise damaged(path, error) from error
+
+    @classmethod
+    def _decode(cls, environment: Environment, columns: pa.Table) -> LatencyTable:
+        def of(kind: str) -> pa.Table:
+            return columns.filter(pc.equal(columns["kind"], kind))
+
+        read = ShapeReader()
+        convs, ops, networks, failures = of("conv"), of("op"), of("network"), of("failure")
+        if (found := sum(map(len, (convs, ops, networks, failures)))) != len(columns):
+            raise TableError(f"{len(columns) - found} rows are of an unknown kind")
+        return cls(
+            environment,
+            dict(zip(map(read, convs["config"].to_pylist()), measurements(convs), strict=True)),
+            tuple(
+                NetworkRow(name, tuple(map(read, shapes)), row)
+                for name, shapes, row in zip(
+                    networks["config"].to_pylist(),
+                    networks["shapes"].to_pylist(),
+                    measurements(networks),
+                    strict=True,
                 )
-            if int(metadata[_VERSION_KEY]) > FORMAT_VERSION:
-                raise TableError(
-                    f"{path} was written by a later version of Gharial; update with: pip install -U gharial"
+            ),
+            dict(
+                zip(
+                    map(parse_config, failures["config"].to_pylist()),
+                    failures["failure"].to_pylist(),
+                    strict=True,
                 )
-            environment = Environment.from_json(json.loads(metadata[_ENVIRONMENT_KEY]))
-            rows, ops, networks, failures = {}, {}, [], {}
-            for record in table.to_pylist():
-                if record["kind"] == "conv":
-                    rows[ConvShape.parse(record["config"])] = _measurement(record)
-                elif record["kind"] == "op":
-                    ops[OpShape.parse(record["config"])] = _measurement(record)
-                elif record["kind"] == "network":
-                    shapes = tuple(ConvShape.parse(text) for text in record["shapes"])
-                    networks.append(NetworkRow(record["config"], shapes, _measurement(record)))
-                else:
-                    failures[parse_config(record["config"])] = record["failure"]
-        except TableError:
-            raise
-        except (
-            Exception
-        ) as error:  # pyarrow raises its own types for truncation, bad magic bytes and bad columns
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TableError(
-                f"{path} is damaged ({reason}); measure it again with gharial profile"
-            ) from error
-        return cls(environment, rows, tuple(networks), failures, ops)
+            ),
+            dict(zip(map(OpShape.parse, ops["config"].to_pylist()), measurements(ops), strict=True)),
+        )
 
 
 _Key = TypeVar("_Key", ConvShape, OpShape)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from latency_model import console
-from latency_model.errors import TableError
+from latency_model.errors import InputError
 from latency_model.shipped import find_table, shipped_tables
 from latency_model.table import LatencyTable
-
-if TYPE_CHECKING:
-    from latency_model.shapes import ConvShape
 
 __all__ = ["AsJson", "tables"]
 
@@ -34,16 +32,24 @@ SiteText = Annotated[
 ]
 
 
-def _matching(table: LatencyTable, site: str | None) -> list[ConvShape]:
-    words = (site or "").split()
-    return [shape for shape in sorted(table) if all(word in shape.text for word in words)]
+# Rows that are printed unless more are asked for.
+_ROWS = 40
+# Where nothing says how wide the output is, as in a pipe, a row stays on one line.
+_PIPE_WIDTH = 200
 
 
-def _wrote(out: Path, rows: int, *, json: bool) -> None:
-    if json:
-        console.print_json({"out": str(out), "rows": rows})
-    else:
-        console.err.print(f"wrote {rows} rows to {out}", highlight=False, soft_wrap=True)
+def _line(text: str, *, error: bool = False) -> None:
+    where = console.err if error else console.out
+    where.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _width() -> int:
+    return console.out.width if console.out.is_terminal else _PIPE_WIDTH
+
+
+def _table(grid: Table) -> None:
+    where = console.out if console.out.is_terminal else Console(width=_PIPE_WIDTH, markup=False)
+    where.print(grid)
 
 
 @tables.command(name="list", epilog="Example: gharial tables list --json")
@@ -79,47 +85,66 @@ def list_shipped(json: AsJson = False) -> None:
         )
 
 
-@tables.command(epilog="Example: gharial tables show table.parquet --site 'k3 s1' --json")
-def show(table: TablePath, site: SiteText = None, json: AsJson = False) -> None:
-    """Print a table's environment and its rows."""
-    loaded = LatencyTable.load(find_table(table))
-    shapes = _matching(loaded, site)
-    if json:
-        from latency_model.exports import records
+@tables.command(epilog="Example: gharial tables show table.parquet --site 'k3 s1' --sort latency --limit 10")
+def show(
+    table: TablePath,
+    site: SiteText = None,
+    op: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this operator, like Add; Conv: the convolutions.")
+    ] = None,
+    flag: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only rows with this flag, like unstable.")
+    ] = None,
+    kernel: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only rows that run a kernel whose name holds this.")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="shape, or latency: the slowest first.")] = "shape",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows to print.", show_default=f"{_ROWS}, all with --json"),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print all rows.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Print all that is known of each row, the search's candidates too.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Print a table's rows, networks and failures, and what it holds in all."""
+    from latency_model.show import Selection, in_full, row_grid, select, summary_lines
 
-        chosen = LatencyTable(loaded.environment, {shape: loaded[shape] for shape in shapes})
-        console.print_json(
-            {
-                "environment": loaded.environment.to_json(),
-                "rows": records(chosen),
-                "networks": [
-                    {
-                        "name": network.name,
-                        "latency_us": network.measurement.latency_us,
-                        "low_us": network.measurement.low_us,
-                        "high_us": network.measurement.high_us,
-                        "convolutions": len(network.shapes),
-                    }
-                    for network in loaded.networks
-                ],
-                "failures": {shape.text: why for shape, why in sorted(loaded.failures.items())},
-            }
-        )
+    if everything and limit is not None:
+        raise InputError("give --all or --limit, not both")
+    selection = Selection(tuple((site or "").split()), op, flag, kernel, sort)
+    loaded = LatencyTable.load(find_table(table))
+    rows = select(loaded, selection)
+    if json:
+        from latency_model.exports import record, write_json_rows
+
+        write_json_rows(sys.stdout, loaded, (record(*row) for row in rows[:limit]))
         return
-    grid = Table("convolution", "latency (us)", "95 % interval", "samples", "flags", title=table)
-    for shape in shapes:
-        row = loaded[shape]
-        interval = f"{row.low_us:.2f} - {row.high_us:.2f}"
-        grid.add_row(shape.text, f"{row.latency_us:.2f}", interval, str(row.samples), ", ".join(row.flags))
-    console.out.print(grid)
-    console.out.print(f"{loaded.environment.text}", highlight=False)
+    shown = rows if everything else rows[: limit or _ROWS]
+    if wide:
+        for row in shown:
+            for line in in_full(*row):
+                _line(line)
+    else:
+        _table(row_grid(shown, table, width=_width()))
+    if len(shown) < len(rows):
+        _line(f"… and {len(rows) - len(shown)} more; print them with --all")
     for network in loaded.networks:
-        console.out.print(f"network {network.name}: {network.measurement.latency_us:.1f} us", highlight=False)
-    console.out.print(
-        f"{len(shapes)} of {len(loaded)} rows, {len(loaded.networks)} networks, "
-        f"{len(loaded.failures)} failures",
-        highlight=False,
-    )
+        timed = network.measurement
+        _line(
+            f"network {network.name}: {timed.latency_us:.1f} us ({timed.low_us:.1f} - {timed.high_us:.1f}), "
+            f"{len(network.shapes)} convolutions"
+        )
+    failures = [(config.text, why) for config, why in loaded.failures.items() if selection.of_shape(config)]
+    most = len(failures) if everything else limit or _ROWS
+    for text, why in sorted(failures)[:most]:
+        _line(f"failed: {text}: {why}")
+    if most < len(failures):
+        _line(f"… and {len(failures) - most} more failures; print them with --all")
+    for line in summary_lines(loaded, rows):
+        _line(line)
 
 
 @tables.command(name="export", epilog="Example: gharial tables export table.parquet --out rows.csv")
@@ -128,103 +153,156 @@ def export_rows(
     out: Annotated[Path, typer.Option(metavar="FILE", help="A .csv, .parquet or .json file.")],
     json: AsJson = False,
 ) -> None:
-    """Write a table's convolution rows as plain CSV, Parquet or JSON."""
+    """Write a table's convolutions and operators as plain CSV, Parquet or JSON, a column per property.
+
+    Networks and failures are in JSON only.
+    """
     from latency_model.exports import export
 
     loaded = LatencyTable.load(find_table(table))
-    export(loaded, out)
-    _wrote(out, len(loaded), json=json)
+    rows = export(loaded, out)
+    if json:
+        console.print_json({"out": str(out), "rows": rows})
+        return
+    console.err.print(f"wrote {rows} rows to {out}", highlight=False, soft_wrap=True)
+    if out.suffix.lower() != ".json" and (loaded.networks or loaded.failures):
+        console.err.print(
+            f"left out {len(loaded.networks)} networks and {len(loaded.failures)} failures: "
+            "only an export to .json holds them",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @tables.command(epilog="Example: gharial tables merge monday.parquet tuesday.parquet --out both.parquet")
 def merge(
-    first: FirstTable,
-    second: SecondTable,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The union of both.")],
+    given: Annotated[
+        list[str], typer.Argument(metavar="TABLE...", help="Tables of one environment, as files or by name.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The union of all.")],
     json: AsJson = False,
 ) -> None:
-    """Join two tables of one environment; where both have a row, the later one wins."""
-    joined = LatencyTable.load(find_table(first)).merge(LatencyTable.load(find_table(second)))
+    """Join tables of one environment; where several have a row, the one measured last wins.
+
+    Of rows measured at the same moment that of the table given last wins. A row ends a failure.
+    """
+    from latency_model.merging import merge_tables
+
+    joined, report = merge_tables([LatencyTable.load(find_table(text)) for text in given])
     joined.save(out)
-    _wrote(out, len(joined), json=json)
+    if json:
+        console.print_json({"out": str(out), **report.to_json(), "rows": report.rows + report.ops})
+        return
+    _line(f"wrote {report.rows + report.ops} rows of {report.tables} tables to {out}", error=True)
+    _line(
+        f"{report.conflicts} conflicts, settled by the later measurement "
+        f"({report.earlier_given_won} times by a table given earlier); {report.identical} identical rows; "
+        f"{report.failures_ended} failures ended by a row",
+        error=True,
+    )
 
 
-@tables.command(epilog="Example: gharial tables diff before.parquet after.parquet")
+@tables.command(
+    epilog="Example: gharial tables diff before.parquet after.parquet --threshold 0.02 --out diff.csv"
+)
 def diff(
     first: FirstTable,
     second: SecondTable,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, help="Take differences up to this for none; 0.02 is 2 %.")
+    ] = 0.0,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERDICT",
+            help="slower, faster or changed: end with exit code 3 when a row is so beyond chance.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every row to this .csv file.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to print, the largest changes first.")] = _ROWS,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print all rows, in the order of shapes.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Say for each row of both tables whether B is SAME, FASTER, SLOWER or UNCLEAR against A.
 
-    FASTER and SLOWER when the 95 % intervals do not overlap; UNCLEAR when they do but are wide.
+    FASTER and SLOWER: the 95 % intervals do not overlap, in time and, where the SM clock is known, in cycles.
+    SAME: they overlap and leave no room for 10 %. UNCLEAR: the rest, with the reason. About 0.6 % of unchanged
+    rows come out FASTER or SLOWER by chance; marked * are those that hold for all rows at once (Bonferroni,
+    5 %), and only these count for --fail-on.
     """
-    from latency_model.compare import VERDICTS, compare
+    from latency_model import differences
 
-    a, b = LatencyTable.load(find_table(first)), LatencyTable.load(find_table(second))
-    rows = compare(a, b)
-    found = Counter(row.verdict for row in rows)
-    summary = {verdict: found[verdict] for verdict in VERDICTS}
-    only_a, only_b = len(a) - len(rows), len(b) - len(rows)
-    differences = a.environment.differences(b.environment)
+    wanted = differences.failing(fail_on)
+    found = differences.compare_tables(
+        LatencyTable.load(find_table(first)), LatencyTable.load(find_table(second)), threshold=threshold
+    )
+    if out is not None:
+        differences.write_csv(found, out)
     if json:
-        console.print_json(
-            {
-                "summary": summary,
-                "only_in_first": only_a,
-                "only_in_second": only_b,
-                "environment_differences": differences,
-                "rows": [
-                    {
-                        "config": row.shape.text,
-                        "first_us": row.first_us,
-                        "second_us": row.second_us,
-                        "ratio": row.ratio,
-                        "verdict": row.verdict,
-                    }
-                    for row in rows
-                ],
-            }
-        )
-        return
-    colours = {"FASTER": "green", "SLOWER": "red", "UNCLEAR": "yellow", "SAME": "dim"}
-    grid = Table("convolution", "A (us)", "B (us)", "B / A", "verdict")
-    for row in rows:
-        verdict = Text(row.verdict, style=colours[row.verdict])
-        grid.add_row(
-            row.shape.text, f"{row.first_us:.2f}", f"{row.second_us:.2f}", f"{row.ratio:.3f}", verdict
-        )
-    console.out.print(grid)
-    for difference in differences:
-        console.out.print(f"other environment, {difference}", highlight=False)
-    console.out.print(", ".join(f"{count} {verdict}" for verdict, count in summary.items()), highlight=False)
-    console.out.print(f"{only_a} rows only in A, {only_b} only in B", highlight=False)
+        differences.write_json(found, sys.stdout)
+    else:
+        for text in found.environment:
+            _line(f"other environment, {text}")
+        shown = found.rows if everything else differences.most_changed(found, limit)
+        _table(differences.grid(shown, width=_width()))
+        if len(shown) < len(found.rows):
+            _line(f"… and {len(found.rows) - len(shown)} more; print them with --all")
+        for line in differences.summary_lines(found):
+            _line(line)
+    if any(row.stands and row.verdict in wanted for row in found.rows):
+        raise typer.Exit(differences.EXIT_CODE)
 
 
 @tables.command(epilog="Example: gharial tables plot table.parquet --site 'k3 s1 8x8' --out stairs.png")
 def plot(
-    table: TablePath,
+    given: Annotated[
+        list[str],
+        typer.Argument(metavar="TABLE...", help="One table, or several to compare, as files or by name."),
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="A .png or .html file.")],
     site: SiteText = None,
+    over: Annotated[str, typer.Option(help="Draw over the out channels, or over in.")] = "out",
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNTS", help="Values of the other count, like 64,128.", show_default="up to 5"
+        ),
+    ] = None,
+    heat: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="A map over both counts instead: latency, per-mac, ratio (of two tables) or kernel.",
+        ),
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Draw the staircase of one convolution: latency over output channels.
+    """Draw one convolution: its latency over one channel count, or a map over both.
 
-    Of several sites that match, the one with the most rows is drawn.
+    Of several sites that match, the one with the most rows is drawn. Only measured points are drawn.
     """
-    from latency_model.exports import plot as draw
-    from latency_model.grid import ChannelGrid
+    from latency_model.plots import draw
 
-    loaded = LatencyTable.load(find_table(table))
-    found = Counter(shape.site for shape in _matching(loaded, site))
-    if not found:
-        raise TableError(f"no row of {table} holds {site!r}; see its rows with: gharial tables show {table}")
-    chosen = found.most_common(1)[0][0]
-    grid = ChannelGrid.from_rows({shape: row for shape, row in loaded.items() if shape.site == chosen})
-    draw(loaded, grid, out)
-    if json:
-        console.print_json({"out": str(out), "rows": len(grid.inputs), "matching_sites": len(found)})
-        return
-    console.err.print(
-        f"drew {len(grid.inputs)} rows, one of {len(found)} matching sites, to {out}", highlight=False
+    drawn = draw(
+        [LatencyTable.load(find_table(text)) for text in given],
+        out,
+        words=(site or "").split(),
+        over=over,
+        at=_counts(at),
+        heat=heat,
     )
+    if json:
+        console.print_json(drawn)
+        return
+    _line(f"drew {drawn['rows']} rows, one of {drawn['matching_sites']} matching sites, to {out}", error=True)
+
+
+def _counts(text: str | None) -> list[int]:
+    try:
+        return [int(word) for word in (text or "").replace(",", " ").split()]
+    except ValueError as error:
+        raise InputError(f"--at takes channel counts like 64,128, not {text!r}") from error

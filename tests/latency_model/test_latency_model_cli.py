@@ -141,7 +141,9 @@ def test_list_and_tables_by_name(path, table, tmp_path, monkeypatch):
     assert f"{len(table)} rows; networks: digits_resnet" in text
     assert data("estimate", "digits_resnet", "--table", "some-cpu")["latency_us"] > 0
     assert len(data("tables", "show", "some-cpu")["rows"]) == len(table)
-    assert data("tables", "diff", "some-cpu", "some-cpu")["summary"]["SAME"] == len(table)
+    assert (
+        data("tables", "diff", "some-cpu", "some-cpu")["summary"]["SAME"] == len(table) + 1
+    )  # and its network
     assert data("tables", "export", "some-cpu", "--out", "rows.csv") == {
         "out": "rows.csv",
         "rows": len(table),
@@ -176,6 +178,7 @@ def test_diff(tmp_path, synthetic):
     found = data("tables", "diff", tmp_path / "a", tmp_path / "b")
     assert [row["verdict"] for row in found["rows"]] == verdicts
     assert found["summary"] == dict.fromkeys(["SAME", "FASTER", "SLOWER", "UNCLEAR"], 1)
+    assert (found["kernels_changed"], found["stands_for_all_rows"]["SLOWER"]) == (0, 1)
     assert (found["only_in_first"], found["only_in_second"]) == (0, 1)
     assert found["environment_differences"] == ["device: 'Test CPU' against 'Another CPU'"]
     assert "1 FASTER" in call("tables", "diff", tmp_path / "a", tmp_path / "b")
