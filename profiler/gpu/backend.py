@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from typing import Self
 
 from latency_model.environment import Environment
-from latency_model.errors import InputError, MeasurementError
+from latency_model.errors import DeviceLostError, InputError, MeasurementError
 from latency_model.measurement import Measurement
 from latency_model.ops import Config
 from profiler.backends.base import Outcome
@@ -18,7 +18,7 @@ from profiler.gpu.builds import METHODS, Builder
 from profiler.gpu.check import Numbers, inputs_of
 from profiler.gpu.interval import SpreadPool
 from profiler.gpu.program import Clock, GpuState, Runtime
-from profiler.gpu.reading import DeviceLostError, TraceError
+from profiler.gpu.reading import TraceError
 from profiler.gpu.rows import RowBuilder, state_flags
 from profiler.gpu.settle import SettleRule
 from profiler.sampling import Policy, measurement, summarise, warm_up

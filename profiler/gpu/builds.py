@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from latency_model.errors import MeasurementError
+from latency_model.errors import DeviceLostError, MeasurementError
 from latency_model.ops import Config
 from profiler.gpu.check import Numbers, deviation
 from profiler.gpu.cold import cold_passes, cold_policy, hot_passes
 from profiler.gpu.increment import Incrementer
 from profiler.gpu.program import Clock, GpuState, Program, Runtime
-from profiler.gpu.reading import DeviceLostError, Reading, TraceError
+from profiler.gpu.reading import Reading, TraceError
 from profiler.gpu.trace import Tracer
 from profiler.sampling import Policy
 

@@ -9,18 +9,11 @@ from latency_model.errors import MeasurementError
 from profiler.gpu.program import Kernel
 from profiler.sampling import Sampled
 
-__all__ = ["DeviceLostError", "Reading", "TraceError", "shares"]
+__all__ = ["Reading", "TraceError", "shares"]
 
 
 class TraceError(MeasurementError):
     """A trace cannot be trusted; the configurations that it concerns are worth a program of their own."""
-
-
-class DeviceLostError(MeasurementError):
-    """The device answers with errors whatever one asks of it; only a new process can go on.
-
-    Not an outcome of one configuration: it leaves ``measure_many``, and what was not yielded is not measured.
-    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ class TensorRtRuntime:
     ``build`` stand for the device, for loading an engine and for building one, and are replaced in tests.
     """
 
-    precisions = ("fp32", "tf32", "fp16", "bf16", "int8")
-    methods = ("graph-increment", "kernel-trace")
+    precisions: tuple[str, ...] = ("fp32", "tf32", "fp16", "bf16", "int8")
+    methods: tuple[str, ...] = ("graph-increment", "kernel-trace")
     at_once = 4
     marker = _NEVER
     boundary = _REFORMAT
@@ -196,9 +196,9 @@ def open_tensorrt(
     trt = load_tensorrt(flavour)
     opened = TorchDevice(device)
     runtime = TensorRtRuntime(opened, trt=trt, optimisation_level=optimisation_level)
-    from profiler.gpu.backend import GpuBackend  # type: ignore[import-not-found]
-    from profiler.gpu.cuda_clock import CudaClock  # type: ignore[import-not-found]
+    from profiler.gpu.backend import GpuBackend
+    from profiler.gpu.cuda_clock import CudaClock
 
-    clock = CudaClock(opened.stream, opened.index)
+    clock = CudaClock(index=opened.index, stream=opened.stream)
     backend: Backend = GpuBackend(runtime, clock, method=method, **options)
     return backend

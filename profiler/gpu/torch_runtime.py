@@ -37,8 +37,8 @@ class TorchRuntime:
     There are no markers either: a step holds one configuration, unless the program is one graph.
     """
 
-    precisions = tuple(DTYPES)
-    methods = ("kernel-trace", "graph-increment")
+    precisions: tuple[str, ...] = tuple(DTYPES)
+    methods: tuple[str, ...] = ("kernel-trace", "graph-increment")
     at_once = 32
     marker = _NEVER
     boundary = _NEVER

@@ -3,14 +3,13 @@ import dataclasses
 import pytest
 
 from latency_model import ConvShape
-from latency_model.errors import InputError, MeasurementError
+from latency_model.errors import DeviceLostError, InputError, MeasurementError
 from latency_model.measurement import Measurement
 from latency_model.ops import OpShape
 from latency_model.table import LatencyTable
 from profiler.gpu.backend import GpuBackend
 from profiler.gpu.fake import FakeClock, FakeGpu, FakeRuntime, open_fake_gpu
 from profiler.gpu.fake_kernels import BOUNDARY, kernels_of
-from profiler.gpu.reading import DeviceLostError
 from profiler.runner import profile
 from profiler.sampling import Policy
 from profiler.testing import BackendSuite, small_network
