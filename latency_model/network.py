@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from latency_model.errors import InputError
 from latency_model.ops import OpShape
@@ -121,10 +121,10 @@ class OpSite:
             return None
         return dataclasses.replace(self.shape, inputs=tuple(inputs), weights=tuple(weights))
 
-    def elements(self, inputs: int, outputs: int) -> int:
-        """Return how many numbers it reads when ``inputs`` and ``outputs`` have these counts."""
+    def elements(self, inputs: Any, outputs: Any) -> Any:
+        """Return how many numbers it reads when ``inputs`` and ``outputs`` have these counts, or arrays of them."""
         tensors = (*self.shape.inputs, *self.shape.weights)
-        sizes = [list(size) for size in tensors]
+        sizes: list[list[Any]] = [list(size) for size in tensors]
         free = [axis for axis in self.axes if axis.channels.terms]
         if self.shape.op == "Concat" and free:
             total = sum(size[free[0].dim] for size in self.shape.inputs)
@@ -218,6 +218,10 @@ class NetworkCost:
         for site in self.sites:
             if (shape := site.at(counts)) is not None:
                 yield site, shape
+
+    def priced(self, names: Container[str]) -> tuple[Site | OpSite, ...]:
+        """Return the convolutions, and those other operators whose names are in ``names``."""
+        return (*self.sites, *(op for op in (*self.ops, *self.reorders) if op.name in names))
 
     def op_shapes(
         self, counts: Mapping[str, int] | None = None, *, reorders: bool = False

@@ -191,7 +191,7 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
                 elif record["kind"] == "op":
                     ops[OpShape.parse(record["config"])] = _measurement(record)
                 elif record["kind"] == "network":
-                    shapes = tuple(ConvShape.parse(text) for text in record["shapes"])
+                    shapes = tuple(parse_config(text) for text in record["shapes"])
                     networks.append(NetworkRow(record["config"], shapes, _measurement(record)))
                 else:
                     failures[parse_config(record["config"])] = record["failure"]

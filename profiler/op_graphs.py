@@ -98,7 +98,10 @@ def op_branches(shape: OpShape, copies: int, *, operator: bool = True, seed: int
     out = op_output(shape) if operator and shape.op not in REORDERS else shape.inputs[0]
     sinks = {True: 0, False: 0}
     for copy in range(copies):
-        names = [graph.producer(f"{copy}_{place}", size, blocked=blocked) for place, size in enumerate(shape.inputs)]
+        names = [
+            graph.producer(f"{copy}_{place}", size, blocked=blocked)
+            for place, size in enumerate(shape.inputs)
+        ]
         if operator and shape.op not in REORDERS:
             tensors = [(op_nodes(graph, names, str(copy)), out)]
         else:
@@ -109,7 +112,9 @@ def op_branches(shape: OpShape, copies: int, *, operator: bool = True, seed: int
     return Branches(graph.bytes(), graph.feed, sinks)
 
 
-def sink_branches(size: Size, copies: int, *, blocked: bool, precision: str = "fp32", seed: int = 0) -> Branches:
+def sink_branches(
+    size: Size, copies: int, *, blocked: bool, precision: str = "fp32", seed: int = 0
+) -> Branches:
     """Return one producer of a tensor of ``size`` with ``copies`` sinks, none of which can be merged."""
     graph = _Graph(OpShape("Relu", (size,), precision=precision), seed)
     name = graph.producer("0_0", size, blocked=blocked)
@@ -174,7 +179,7 @@ class _Graph:
             pick = self.constant(f"pick{size[1]}", self.random((1, size[1], 1, 1), size[1] ** -0.5))
             strides = [size[2] + index, size[3] + index]
             self.node("Conv", [tensor, pick], out, kernel_shape=[1, 1], strides=strides)
-            done = (size[0], 1, 1, 1)
+            done: Size = (size[0], 1, 1, 1)
         else:
             if self.shape.op == "Transpose":  # the runtime would slice first, and transpose one number
                 flat = self.constant("flat", np.array([-1], dtype=np.int64))
@@ -226,7 +231,9 @@ def op_nodes(graph: _Graph, inputs: list[str], copy: str) -> str:
         graph.node("LayerNormalization", [*inputs, *scale], target, axis=-len(size))
     elif shape.op == "BatchNormalization":
         size = (shape.inputs[0][1],)
-        moments = [graph.constant(f"n{copy}_{i}", np.abs(graph.random(size)) + graph.dtype(0.5)) for i in range(4)]
+        moments = [
+            graph.constant(f"n{copy}_{i}", np.abs(graph.random(size)) + graph.dtype(0.5)) for i in range(4)
+        ]
         graph.node("BatchNormalization", [*inputs, *moments], target)
     elif shape.op == "ReduceMean":
         axes = np.array([int(a) for a in dict(shape.attributes)["axes"].split(",")], dtype=np.int64)
