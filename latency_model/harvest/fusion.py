@@ -118,11 +118,11 @@ def fuse(graph: Graph, *, precision: str | None, layout: str) -> Fused:
             blocked.update(op.outputs)
     sites, groups = _sites(fused, graph, precision=precision, layout=layout)
     written = {entry.op.outputs[0]: site.outputs for entry, site in zip(fused, sites, strict=True)}
-    ops, others = op_sites(graph, rest, written, precision=precision or "", layout=layout)
+    ops, others = op_sites(graph, rest, written, groups, precision=precision or "", layout=layout)
     moved = [("ReorderOutput", value) for value in graph.sizes if value in blocked & plain_reads]
     moved += [("ReorderInput", value) for value in graph.sizes if value in blocked_reads - blocked]
     first = sites[0].shape.precision if sites else "fp32"
-    reorders = reorder_sites(graph, moved, written, precision=precision or first, layout=layout)
+    reorders = reorder_sites(graph, moved, written, groups, precision=precision or first, layout=layout)
     return Fused(sites, groups, dict(others + unnamed), ops, reorders)
 
 

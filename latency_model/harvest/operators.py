@@ -67,13 +67,19 @@ class Rest:
 
 
 def op_sites(
-    graph: Graph, rest: Iterable[Rest], written: Mapping[str, Channels], *, precision: str, layout: str
+    graph: Graph,
+    rest: Iterable[Rest],
+    written: Mapping[str, Channels],
+    groups: Mapping[str, int],
+    *,
+    precision: str,
+    layout: str,
 ) -> tuple[tuple[OpSite, ...], Counter[str]]:
     """Return a site for each operator of ``rest``, and the counts of those that have no shape.
 
-    ``written`` has the channels that convolutions write, by value.
+    ``written`` has the channels that convolutions write, by value, in terms of ``groups``.
     """
-    tracked = track(graph, written)
+    tracked = track(graph, written, groups)
     sites, others = [], Counter[str]()
     for entry in rest:
         found = _site(
@@ -90,12 +96,13 @@ def reorder_sites(
     graph: Graph,
     blocked: Iterable[tuple[str, str]],
     written: Mapping[str, Channels],
+    groups: Mapping[str, int],
     *,
     precision: str,
     layout: str,
 ) -> tuple[OpSite, ...]:
     """Return a site for each (operator, value) of ``blocked``: ReorderInput or ReorderOutput."""
-    tracked = track(graph, written)
+    tracked = track(graph, written, groups)
     sites = []
     for kind, value in blocked:
         size = graph.sizes.get(value, ())
@@ -168,18 +175,21 @@ def _broadcast_axes(inputs: list[Sizes], axes: list[Axis]) -> list[Axis]:
     return found
 
 
-def track(graph: Graph, written: Mapping[str, Channels]) -> dict[str, Tracked]:
-    """Return which dimensions of each value are counts of channel groups."""
+def track(graph: Graph, written: Mapping[str, Channels], groups: Mapping[str, int]) -> dict[str, Tracked]:
+    """Return which dimensions of each value are counts of channel groups, of which ``groups`` has the sizes."""
     tracked: dict[str, Tracked] = {}
     for op in graph.ops:
         for output in op.outputs:
+            size = graph.sizes.get(output, ())
             if output in written:
                 tracked[output] = {1: written[output]}
             elif op.conv is None and op.inputs:
-                found = _follow(op, graph, tracked, graph.sizes.get(output, ()))
+                found = _follow(op, graph, tracked, size)
                 # What does not fit the size is not known after all.
                 tracked[output] = {
-                    dim: axis for dim, axis in found.items() if dim < len(graph.sizes.get(output, ()))
+                    dim: axis
+                    for dim, axis in found.items()
+                    if dim < len(size) and axis.count(groups) == size[dim]
                 }
     return tracked
 
@@ -197,7 +207,7 @@ def _follow(op: Op, graph: Graph, tracked: Mapping[str, Tracked], out: Sizes) ->
     if len(size) == len(out):
         return {dim: axis for dim, axis in before.items() if size[dim] == out[dim]}
     return {
-        dim: _times(axis, math.prod(size[dim + 1 :]) if len(out) == dim + 1 else 1)
+        dim: _times(axis, out[dim] // size[dim])
         for dim, axis in before.items()
         if size[: dim + 1] == out[: dim + 1] or _merges(size, out, dim)
     }
