@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latency_model.correction import Correction
-from latency_model.shapes import ConvShape
+from latency_model.ops import Config
 
 __all__ = ["Estimate", "SiteCost", "explain"]
 
@@ -16,10 +16,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class SiteCost:
-    """One convolution's share of an estimate; ``source`` is ``measured`` or ``padded``, and how."""
+    """One operator's share of an estimate; ``source`` is ``measured``, ``padded`` or ``interpolated``, and how."""
 
     name: str
-    shape: ConvShape
+    shape: Config
     latency_us: float
     source: str
 
@@ -28,8 +28,9 @@ class SiteCost:
 class Estimate:
     """A network's latency with its interval at ``confidence``, and what it is made of.
 
-    ``raw_sum_us`` is the sum of the sites before the correction. ``unpriced`` counts operators that have no
-    row of their own. ``flags`` says what a reader must know.
+    ``sites`` are its convolutions, ``ops`` the other operators that the table prices. ``raw_sum_us`` is the sum
+    of both before the correction. ``unpriced`` counts operators that have no price of their own. ``flags`` says
+    what a reader must know.
     """
 
     latency_us: float
@@ -41,6 +42,7 @@ class Estimate:
     unpriced: Mapping[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     correction: Correction = field(default_factory=Correction)
+    ops: tuple[SiteCost, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -53,16 +55,18 @@ class Estimate:
             "flags": list(self.flags),
             "unpriced": dict(self.unpriced),
             "correction": self.correction.to_json(),
-            "sites": [
-                {
-                    "name": site.name,
-                    "shape": site.shape.text,
-                    "latency_us": site.latency_us,
-                    "source": site.source,
-                }
-                for site in self.sites
-            ],
+            "sites": [_json(site) for site in self.sites],
+            "ops": [_json(op) for op in self.ops],
         }
+
+
+def _json(site: SiteCost) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "shape": site.shape.text,
+        "latency_us": site.latency_us,
+        "source": site.source,
+    }
 
 
 def explain(estimate: Estimate) -> str:
@@ -70,16 +74,18 @@ def explain(estimate: Estimate) -> str:
     e = estimate
     lines = [
         f"{e.latency_us:.1f} us, between {e.low_us:.1f} and {e.high_us:.1f} us at {e.confidence:.0%}",
-        f"{len(e.sites)} convolutions sum to {e.raw_sum_us:.1f} us",
+        f"{len(e.sites)} convolutions"
+        + (f" and {len(e.ops)} other operators" if e.ops else "")
+        + f" sum to {e.raw_sum_us:.1f} us",
     ]
-    dear = sorted(e.sites, key=lambda site: site.latency_us, reverse=True)[:_SHOWN]
+    dear = sorted((*e.sites, *e.ops), key=lambda site: site.latency_us, reverse=True)[:_SHOWN]
     for site in dear:
         share = site.latency_us / e.raw_sum_us
         lines.append(
             f"  {site.name}: {site.latency_us:.1f} us ({share:.0%}), {site.source}, {site.shape.text}"
         )
-    if len(e.sites) > _SHOWN:
-        lines.append(f"  and {len(e.sites) - _SHOWN} cheaper ones")
+    if (more := len(e.sites) + len(e.ops) - _SHOWN) > 0:
+        lines.append(f"  and {more} cheaper ones")
     c = e.correction
     if c.networks:
         lines.append(

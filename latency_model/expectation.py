@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latency_model.errors import InputError
-from latency_model.network import Channels, NetworkCost, Site
+from latency_model.network import Channels, NetworkCost, OpSite, Site
 
 __all__ = ["ExpectedLatency", "count_pmf"]
 
@@ -98,10 +98,11 @@ class _Part:
 
 
 class ExpectedLatency:
-    """Expected microseconds of the convolutions of ``network``, given keep probabilities per channel group.
+    """Expected microseconds of the operators of ``network``, given keep probabilities per channel group.
 
-    ``matrices`` has one array per site, by name: ``[in count, out count]``, or ``[in count]`` for a depthwise
-    site (``LatencyModel.matrices`` makes them). They may be any function of the counts: envelope, raw
+    ``matrices`` has one array per convolution, by name: ``[in count, out count]``, or ``[in count]`` for a
+    depthwise one, and such arrays for those other operators that have a price (``LatencyModel.matrices`` makes
+    them). They may be any function of the counts: envelope, raw
     staircase or convex minorant. Gates of different groups are independent; sites that share a group share
     its count, also where one site reads and writes the same group. An axis of several terms (concat) has the
     sum of their counts. The correction of a latency model is not included. Raises ``InputError`` when a
@@ -111,7 +112,7 @@ class ExpectedLatency:
     def __init__(self, network: NetworkCost, matrices: Mapping[str, NDArray[np.float64]]) -> None:
         self.network = network
         summed: dict[tuple[Channels, Channels | None], NDArray[np.float64]] = {}
-        for site in network.sites:
+        for site in network.priced(matrices):
             matrix = _fitting(site, network, matrices)
             key = (site.inputs, None if matrix.ndim == 1 else site.outputs)
             # The expectation is linear in the matrix, so sites with the same two axes are one.
@@ -192,7 +193,7 @@ class ExpectedLatency:
 
 
 def _fitting(
-    site: Site, network: NetworkCost, matrices: Mapping[str, NDArray[np.float64]]
+    site: Site | OpSite, network: NetworkCost, matrices: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.float64]:
     """Return the part of the site's matrix that its counts can reach."""
     if site.name not in matrices:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from latency_model.errors import InputError
-from latency_model.shapes import ConvShape
+from latency_model.ops import Config
 
 __all__ = ["METHODS", "Candidate", "Measurement", "NetworkRow"]
 
@@ -88,8 +88,11 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRow:
-    """A whole network timed beside the convolutions that it runs: what a correction is fitted on."""
+    """A whole network timed beside the operators that it runs: what a correction is fitted on.
+
+    ``shapes`` are its convolutions, and the other operators where they were planned.
+    """
 
     name: str
-    shapes: tuple[ConvShape, ...]
+    shapes: tuple[Config, ...]
     measurement: Measurement

@@ -23,6 +23,8 @@ from latency_model.grid import ChannelGrid, GridPoint
 from latency_model.hull import convex_minorant
 from latency_model.measurement import NetworkRow
 from latency_model.network import NetworkCost, Site
+from latency_model.op_price import OpPrices
+from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 
@@ -66,7 +68,11 @@ class LatencyModel:
         model = cls(table, origin=origin)
         sums, measured, notes = [], [], []
         for network in table.networks:
-            if (total := model._sum(network)) is None:
+            if table.ops and not any(isinstance(shape, OpShape) for shape in network.shapes):
+                notes.append(
+                    f"network {network.name} not used: it was timed without a list of its other operators"
+                )
+            elif (total := model._sum(network)) is None:
                 notes.append(f"network {network.name} not used: the table lacks rows of it")
             else:
                 sums.append(total)
@@ -79,6 +85,16 @@ class LatencyModel:
         for shape, row in self.table.items():
             rows.setdefault(shape.site, {})[shape] = row
         return {site: ChannelGrid.from_rows(group) for site, group in rows.items()}
+
+    @cached_property
+    def _prices(self) -> OpPrices:
+        return OpPrices(self.table.ops)
+
+    @property
+    def _reorders(self) -> bool:
+        """Whether the runtime of the table changes layouts as ONNX Runtime does on a CPU."""
+        environment = self.table.environment
+        return environment.runtime == "onnxruntime" and environment.kind == "cpu"
 
     def grid(self, shape: ConvShape) -> ChannelGrid:
         """Return the channel grid of the site of ``shape``; ``TableError`` when the table has none.
@@ -98,9 +114,15 @@ class LatencyModel:
 
     def _sum(self, network: NetworkRow) -> float | None:
         try:
-            return sum(self._point(shape)[0].latency_us for shape in network.shapes) or None
+            return sum(self._share(shape) for shape in network.shapes) or None
         except TableError:
             return None
+
+    def _share(self, shape: Config) -> float:
+        if isinstance(shape, OpShape):  # without a row it is left to the correction, as in an estimate
+            row = self.table.ops.get(shape)
+            return 0.0 if row is None else row.latency_us
+        return self._point(shape)[0].latency_us
 
     def estimate(
         self,
@@ -112,8 +134,9 @@ class LatencyModel:
         """Return the latency of ``network`` at channel ``counts`` (full width if not given).
 
         The interval joins the rows' own intervals and what the correction leaves open, taken as independent
-        and normal. ``unpriced`` counts the operators that no row prices: the offset of the correction covers
-        them as far as measured networks had them. Raises ``TableError`` when the table lacks a site, with the
+        and normal. Other operators are priced by their rows, between measured sizes on a line. ``unpriced``
+        counts those that no row prices: the offset of the correction covers them as far as measured networks
+        had them. Raises ``TableError`` when the table lacks a site, with the
         command that adds it, and ``ModelError`` for a network without a 2-D convolution.
         """
         if not 0 < confidence < 1:
@@ -132,11 +155,22 @@ class LatencyModel:
             row = self.table.rows.get(shape)
             for flag in row.flags if row is not None else ():
                 flags[f"measured as {flag}"] += 1
-        raw = math.fsum(site.latency_us for site in sites)
+        ops, unpriced = [], Counter[str](network.others)
+        full = network.groups if counts is None else network.counts(counts)
+        for op, size in network.op_shapes(full, reorders=self._reorders):
+            price = self._prices.at(op, size)
+            if price is None:
+                unpriced[size.op] += 1
+                continue
+            ops.append(SiteCost(op.name, size, price.latency_us, price.source))
+            variance += ((price.high_us - price.low_us) / (2 * _Z95)) ** 2
+        raw = math.fsum(site.latency_us for site in (*sites, *ops))
         value = self.correction.apply(raw)
         sigma = math.hypot(self.correction.slope * math.sqrt(variance), self.correction.spread * value)
         half = _quantile(confidence) * sigma
         said = [f"{text} ({count} of {len(sites)} sites)" for text, count in flags.items() if count]
+        if between := sum(op.source == "interpolated" for op in ops):
+            said.append(f"interpolated between measured sizes ({between} of {len(ops)} other operators)")
         if not self.correction.networks:
             said.insert(0, "uncorrected")
         return Estimate(
@@ -146,16 +180,19 @@ class LatencyModel:
             raw_sum_us=raw,
             confidence=confidence,
             sites=tuple(sites),
-            unpriced=MappingProxyType(dict(network.others)),
+            unpriced=MappingProxyType(dict(unpriced)),
             flags=(*said, *self.notes),
             correction=self.correction,
+            ops=tuple(ops),
         )
 
     def matrices(self, network: NetworkCost, kind: Kind = "envelope") -> dict[str, NDArray[np.float64]]:
         """Return per site the microseconds at all counts, uncorrected: what ``ExpectedLatency`` takes.
 
         ``kind`` is ``envelope``, ``raw``, or ``minorant`` (the biconvex minorant of the envelope). A site
-        whose two counts are one (depthwise) has a line. Raises ``TableError`` like ``estimate``.
+        whose two counts are one (depthwise) has a line. Other operators are there as far as the table prices
+        them, by their names; what it does not price is left to the correction. Raises ``TableError`` like
+        ``estimate``.
         """
         full = [site.shape for site in network.sites]
         self._check(network, full)
@@ -167,6 +204,10 @@ class LatencyModel:
             if key not in made:
                 made[key] = self._matrix(site, kind)
             found[site.name] = made[key]
+        for op in (*network.ops, *(network.reorders if self._reorders else ())):
+            line = self._prices.matrix(op, network.groups, raw=kind == "raw")
+            if line is not None:
+                found[op.name] = convex_minorant(line) if kind == "minorant" else line
         return found
 
     def _matrix(self, site: Site, kind: Kind) -> NDArray[np.float64]:

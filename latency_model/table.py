@@ -140,7 +140,9 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
             environment,
             dict(zip(map(read, convs["config"].to_pylist()), measurements(convs), strict=True)),
             tuple(
-                NetworkRow(name, tuple(map(read, shapes)), row)
+                NetworkRow(
+                    name, tuple(OpShape.parse(t) if t.startswith("op ") else read(t) for t in shapes), row
+                )
                 for name, shapes, row in zip(
                     networks["config"].to_pylist(),
                     networks["shapes"].to_pylist(),

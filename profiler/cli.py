@@ -1,4 +1,4 @@
-"""The command `gharial profile`: time every convolution configuration of some networks into a table."""
+"""The command `gharial profile`: time every configuration of some networks' operators into a table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from latency_model import console
 from latency_model.errors import InputError
+from latency_model.ops import Config
 from latency_model.shapes import PRECISIONS, ConvShape
 
 if TYPE_CHECKING:
@@ -26,30 +27,35 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 _BATCH = ("--batch", "-b")
+_PRECISION = "--precision"
 _EXPORTED = ("fp32", "tf32")  # what a network exported with 32-bit floats may be computed in
 # For the estimate of a dry run only: building and warming up a configuration, runs of it, and their speed.
 _SECONDS_EACH, _RUNS_EACH, _MACS_PER_SECOND = 0.03, 30, 30e9
 
 
-class _SeveralBatches(TyperCommand):
-    """Lets `--batch 1 8` stand for `--batch 1 --batch 8`: no model's name is a number."""
+class _SeveralValues(TyperCommand):
+    """Lets `--batch 1 8` stand for `--batch 1 --batch 8`, and so with precisions: no model is called like these."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, spread, in_batch = list(args), [], False
+        given, spread, inside = list(args), [], ""
         for position, word in enumerate(given):
             if word == "--":
                 spread += given[position:]
                 break
-            if in_batch and word.isdecimal() and spread[-1] not in _BATCH:
-                spread.append(_BATCH[0])
-            elif word.startswith("-") or not word.isdecimal():
-                in_batch = word in _BATCH
+            if inside and _is_value(word, inside) and spread[-1] != inside:
+                spread.append(inside)
+            elif word.startswith("-") or not _is_value(word, inside):
+                inside = word if word in (*_BATCH, _PRECISION) else ""
             spread.append(word)
         return super().parse_args(ctx, spread)
 
 
+def _is_value(word: str, option: str) -> bool:
+    return word in PRECISIONS if option == _PRECISION else word.isdecimal()
+
+
 @app.command(
-    cls=_SeveralBatches,
+    cls=_SeveralValues,
     epilog="Example: gharial profile resnet20 --batch 1 8 --step 8 --out tables/my_cpu.parquet",
 )
 def profile(
@@ -69,8 +75,10 @@ def profile(
     device: Annotated[str, typer.Option(help="What to time on: cpu.")] = "cpu",
     runtime: Annotated[str, typer.Option(help="onnxruntime, torch, or fake (for tests).")] = "onnxruntime",
     precision: Annotated[
-        str | None,
-        typer.Option(help=", ".join(PRECISIONS), show_default="fp32, of an ONNX file its own"),
+        list[str] | None,
+        typer.Option(
+            help=f"One or several of {', '.join(PRECISIONS)}.", show_default="fp32, of an ONNX file its own"
+        ),
     ] = None,
     batch: Annotated[
         list[int] | None,
@@ -81,7 +89,19 @@ def profile(
             show_default="1, or what an ONNX file fixes",
         ),
     ] = None,
-    step: Annotated[int, typer.Option(min=1, help="Distance of the channel counts of the grids.")] = 8,
+    step: Annotated[
+        int, typer.Option(min=1, help="Distance of the channel counts of the grids; 1 takes every integer.")
+    ] = 8,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNTS",
+            help="These channel counts instead of a step, like 8,16,24 or 8:64:8 (from:to:step).",
+        ),
+    ] = None,
+    ops: Annotated[
+        bool, typer.Option("--ops/--no-ops", help="Time the operators beside the convolutions too.")
+    ] = True,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime within an operator.")] = 1,
     networks: Annotated[bool, typer.Option(help="Time the whole networks too.")] = True,
     retry_failed: Annotated[
@@ -92,49 +112,83 @@ def profile(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Time every convolution of MODEL..., at every channel count of a grid, on a device.
+    """Time every convolution and other operator of MODEL..., at the channel counts of a grid, on a device.
 
     Stopped at any moment, the same command goes on where it was: every finished row is on the disk.
     """
     from profiler.backends import open_backend, require_precision
 
-    if precision not in (None, *PRECISIONS):
-        raise InputError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
+    for name in precision or ():
+        if name not in PRECISIONS:
+            raise InputError(f"unknown precision {name!r}; known are {', '.join(PRECISIONS)}")
+    counts = _channel_counts(channels) if channels is not None else None
     start = time.perf_counter()
-    with open_backend(runtime, device=device, precision=precision, threads=threads) as backend:
-        loaded = _load(models, batches=sorted(set(batch)) if batch else [None], precision=precision)
-        shapes = _plan([cost for _, cost in loaded], step=step)
+    first = precision[0] if precision else None
+    with open_backend(runtime, device=device, precision=first, threads=threads) as backend:
+        loaded = _load(
+            models,
+            batches=sorted(set(batch)) if batch else [None],
+            precisions=list(dict.fromkeys(precision)) if precision else [None],
+        )
+        ops = ops and getattr(backend, "times_ops", False)
+        reorders = getattr(backend, "reorders", False)
+        shapes = _plan([cost for _, cost in loaded], step=step, channels=counts, ops=ops, reorders=reorders)
         for needed in sorted({shape.precision for shape in shapes}):
             require_precision(backend, needed)
         if dry_run:
             _dry_run(backend, shapes, out, json=json)
             return
         notes: list[str] = []
-        whole = _networks(loaded, notes) if networks else []
+        whole = _networks(loaded, notes, ops=ops, reorders=reorders) if networks else []
         table = _measure(backend, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
     _summary(table, shapes, out, notes, seconds=time.perf_counter() - start, json=json)
 
 
 def _load(
-    models: Sequence[str], *, batches: Sequence[int | None], precision: str | None
+    models: Sequence[str], *, batches: Sequence[int | None], precisions: Sequence[str | None]
 ) -> list[tuple[LoadedModel, NetworkCost]]:
-    """Return (loaded model, its cost) for each model and batch."""
+    """Return (loaded model, its cost) for each model, batch and precision."""
     from latency_model.harvest import harvest
     from latency_model.zoo import load_model
 
     loaded = [load_model(name) for name in models]
     return [
-        (model, harvest(model, batch=batch, precision=precision)) for model in loaded for batch in batches
+        (model, harvest(model, batch=batch, precision=precision))
+        for model in loaded
+        for batch in batches
+        for precision in precisions
     ]
 
 
-def _plan(costs: Sequence[NetworkCost], *, step: int) -> tuple[ConvShape, ...]:
+def _channel_counts(text: str) -> list[int]:
+    """Return the counts that a text like ``8,16,32:64:16`` names, ascending, the ends of ranges included."""
+    counts: set[int] = set()
+    for part in text.split(","):
+        numbers = part.strip().split(":")
+        if len(numbers) > 3 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+            raise InputError(
+                f"not channel counts: {part.strip()!r} in --channels {text}; write them like 8,16,24 or 8:64:8"
+            )
+        first, last, step = (*map(int, numbers), *(int(numbers[0]), 1)[len(numbers) - 1 :])[:3]
+        counts.update(range(first, last + 1, step))
+    if not counts:
+        raise InputError(
+            f"--channels {text} names no count; write a range from the smaller to the larger one"
+        )
+    return sorted(counts)
+
+
+def _plan(
+    costs: Sequence[NetworkCost], *, step: int, channels: Sequence[int] | None, ops: bool, reorders: bool
+) -> tuple[Config, ...]:
     from profiler.plan import plan
 
-    return plan(costs, step=step)
+    return plan(costs, step=step, channels=channels, ops=ops, reorders=reorders)
 
 
-def _networks(loaded: Sequence[tuple[LoadedModel, NetworkCost]], notes: list[str]) -> list[Network]:
+def _networks(
+    loaded: Sequence[tuple[LoadedModel, NetworkCost]], notes: list[str], *, ops: bool, reorders: bool
+) -> list[Network]:
     """Return each network as ONNX; one that cannot be exported in its precision is left out with a note."""
     from latency_model.harvest import onnx_at_batch
 
@@ -155,11 +209,12 @@ def _networks(loaded: Sequence[tuple[LoadedModel, NetworkCost]], notes: list[str
                 f"{shapes[0].precision}; give it as an ONNX file of that precision"
             )
             continue
-        whole.append((model.name, data, shapes))
+        others = tuple(shape for _, shape in cost.op_shapes(reorders=reorders)) if ops else ()
+        whole.append((model.name, data, (*shapes, *others)))
     return whole
 
 
-def _dry_run(backend: Backend, shapes: Sequence[ConvShape], out: Path, *, json: bool) -> None:
+def _dry_run(backend: Backend, shapes: Sequence[Config], out: Path, *, json: bool) -> None:
     from profiler.runner import missing
 
     todo = missing(shapes, out=out, environment=backend.environment)
@@ -178,7 +233,7 @@ def _dry_run(backend: Backend, shapes: Sequence[ConvShape], out: Path, *, json: 
 
 def _measure(
     backend: Backend,
-    shapes: Sequence[ConvShape],
+    shapes: Sequence[Config],
     whole: Sequence[Network],
     out: Path,
     notes: list[str],
@@ -211,7 +266,7 @@ def _measure(
 
 def _summary(
     table: LatencyTable,
-    shapes: Sequence[ConvShape],
+    shapes: Sequence[Config],
     out: Path,
     notes: Sequence[str],
     *,
@@ -221,11 +276,12 @@ def _summary(
     failed = {shape.text: table.failures[shape] for shape in shapes if shape in table.failures}
     flags: dict[str, int] = {}
     for shape in shapes:
-        for flag in table[shape].flags if shape in table else ():
+        row = table.measured(shape)
+        for flag in row.flags if row is not None else ():
             flags[flag] = flags.get(flag, 0) + 1
     data = {
         "table": str(out),
-        "rows": len(table),
+        "rows": len(table) + len(table.ops),
         "configurations": len(shapes),
         "failed": failed,
         "flags": flags,
@@ -244,7 +300,7 @@ def _summary(
 
     view = Table(title=f"Latency table {out}", show_header=False)
     view.add_row("configurations asked for", str(len(shapes)))
-    view.add_row("rows in the table", str(len(table)))
+    view.add_row("rows in the table", str(len(table) + len(table.ops)))
     view.add_row("failed", str(len(failed)))
     for flag, count in sorted(flags.items()):
         view.add_row(f"flagged {flag}", str(count))

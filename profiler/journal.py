@@ -59,7 +59,7 @@ class Contents:
             self.rows[shape] = _measurement(line["row"])
             self.open_segment.append(shape)
         elif kind == "network":
-            shapes = tuple(map(ConvShape.parse, line["shapes"]))
+            shapes = tuple(map(parse_config, line["shapes"]))
             self.networks.append(NetworkRow(line["config"], shapes, _measurement(line["row"])))
         elif kind == "failure":
             self.failures[parse_config(line["config"])] = line["reason"]

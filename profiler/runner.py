@@ -21,8 +21,8 @@ from profiler.journal import Journal, journal_path, with_flag
 
 __all__ = ["Network", "missing", "profile"]
 
-# A network to time: its name, its ONNX model, and the convolutions that it runs.
-Network = tuple[str, bytes, tuple[ConvShape, ...]]
+# A network to time: its name, its ONNX model, and the convolutions and other operators that it runs.
+Network = tuple[str, bytes, tuple[Config, ...]]
 
 DRIFT = 0.05
 _AGREE, _READINGS, _PAUSE_S = 0.02, 4, 1.0  # when two readings of a network settle it

@@ -80,13 +80,12 @@ class _Programme:
         linear: dict[int, float] = {}
         pairs: dict[tuple[str, str], np.ndarray] = {}
         constant = cost.constant
-        for site in cost.network.sites:
+        for site in cost.sites:
             matrix = cost.scale * cost.matrices[site.name]
             left, right = (_variable_group(axis, self.choices) for axis in (site.inputs, site.outputs))
             into, out = self._counts(site.inputs), self._counts(site.outputs)
             if matrix.ndim == 1:
-                group = right or left
-                constant += self._add_line(linear, group, matrix[out if right else into])
+                constant += self._add_line(linear, left, matrix[into])
             elif left and right and left != right:
                 block = matrix[np.ix_(into, out)]
                 if (right, left) in pairs:
@@ -197,7 +196,7 @@ class _Programme:
 
 def _summed_groups(cost: Cost) -> set[str]:
     """Groups that share an axis with others (concatenation): kept whole until their sum has a variable."""
-    axes = [axis for site in cost.network.sites for axis in (site.inputs, site.outputs)]
+    axes = [axis for site in cost.sites for axis in (site.inputs, site.outputs)]
     return {name for axis in axes if len(axis.terms) > 1 for name, _ in axis.terms}
 
 

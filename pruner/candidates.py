@@ -17,7 +17,7 @@ def group_profile(cost: Cost, group: str) -> np.ndarray:
     counts = dict(cost.network.groups)
     size = counts[group]
     profile = np.zeros(size + 1)
-    for site in cost.network.sites:
+    for site in cost.sites:
         matrix = cost.matrices[site.name]
         axes = (site.inputs, site.outputs)
         if not any(name == group for axis in axes for name, _ in axis.terms):

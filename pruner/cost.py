@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latency_model.network import NetworkCost, Site
+from latency_model.network import NetworkCost, OpSite, Site
 
 if TYPE_CHECKING:
     from latency_model.model import LatencyModel
@@ -25,6 +25,8 @@ __all__ = ["Cost", "latency_cost", "macs_cost", "params_cost"]
 @dataclass(frozen=True)
 class Cost:
     """A metric of one network: per site a matrix indexed by (in count, out count), in the metric's unit.
+
+    Every convolution has a matrix; other operators may have one.
 
     ``value = scale * sum(matrices at counts) + constant``. ``raw`` matrices may be non-monotone;
     ``matrices`` are what a count can always be served for (the pad-up envelope, for latency).
@@ -39,9 +41,14 @@ class Cost:
     def value(self, counts: Mapping[str, int]) -> float:
         """Return the metric at ``counts``; groups that are not named count in full."""
         full = self.network.counts(counts)
-        return sum(self.site_value(site, full) for site in self.network.sites) + self.constant
+        return sum(self.site_value(site, full) for site in self.sites) + self.constant
 
-    def site_value(self, site: Site, counts: Mapping[str, int]) -> float:
+    @property
+    def sites(self) -> tuple[Site | OpSite, ...]:
+        """What the metric is a sum over: the convolutions, and other operators that have a matrix."""
+        return self.network.priced(self.matrices)
+
+    def site_value(self, site: Site | OpSite, counts: Mapping[str, int]) -> float:
         """Return what one site contributes at ``counts``, which name every group; the constant not included."""
         matrix = self.matrices[site.name]
         into, out = site.inputs.count(counts), site.outputs.count(counts)

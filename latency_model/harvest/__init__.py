@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latency_model.errors import InputError
 from latency_model.harvest.fusion import fuse
+from latency_model.harvest.rewrite import rewritten
 from latency_model.network import NetworkCost
 from latency_model.shapes import LAYOUTS, PRECISIONS
 
@@ -26,8 +27,9 @@ def harvest(
     A site is named after the module that owns its weight (``layer1.0.conv1``; a second use gets ``#2``), in
     an ONNX file without such names after its node. Each site gets channel groups of its own: ``NAME.in`` and
     ``NAME.out``, a depthwise one ``NAME``; an axis that reads the model's input image is fixed. Use
-    ``NetworkCost.regroup`` for the real groups. Dropout and reshapes move no data and are not counted; every
-    other operator is, 1-D, 3-D and transposed convolutions included.
+    ``NetworkCost.regroup`` for the real groups. Dropout and reshapes move no data and are left out; every
+    other operator is among ``ops``, or in ``others`` where it has no ``OpShape``: 1-D, 3-D and transposed
+    convolutions, and activations that the runtime fuses but that no pattern of a table has.
 
     Without ``batch`` and ``precision`` those of an ONNX file hold, where it fixes them, else 1 and ``fp32``.
     Raises ``ModelError`` for a model that cannot be traced, or a file that contradicts them, and leaves the
@@ -79,8 +81,8 @@ def _check(batch: int | None, precision: str | None, layout: str) -> None:
 
 
 def _cost(name: str, graph: Graph, precision: str | None, layout: str) -> NetworkCost:
-    sites, groups, others = fuse(graph, precision=precision, layout=layout)
-    return NetworkCost(name, sites, groups, others)
+    found = fuse(rewritten(graph), precision=precision, layout=layout)
+    return NetworkCost(name, found.sites, found.groups, found.others, found.ops, found.reorders)
 
 
 def __getattr__(name: str) -> Any:

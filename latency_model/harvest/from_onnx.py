@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.numpy_helper
 from onnx import helper
 
 from latency_model.errors import ModelError
-from latency_model.harvest.graph import Graph, Op, unique
+from latency_model.harvest.graph import RESHAPES, Graph, Op, unique
+from latency_model.harvest.onnx_details import details, same_pads
 from latency_model.harvest.onnx_file import infer_sizes, open_onnx, set_batch, where_of
 from latency_model.shapes import ConvShape
 
@@ -23,7 +26,7 @@ _KINDS = {
     "BatchNormalization": "batch_norm",
     "MaxPool": "max_pool2d",
     "AveragePool": "avg_pool2d",
-    "GlobalAveragePool": "adaptive_avg_pool2d",
+    "GlobalAveragePool": "global_avg_pool2d",
     "Gemm": "linear",
     "MatMul": "linear",
     "ReduceMean": "mean",
@@ -33,6 +36,8 @@ _KINDS = {
     "ConvTranspose": "conv_transpose",
     "HardSigmoid": "hardsigmoid",
     "LogSoftmax": "log_softmax",
+    "LayerNormalization": "layer_norm",
+    "Upsample": "resize",
 }
 
 
@@ -63,6 +68,7 @@ class _Reader:
         for value in (*graph.input, *graph.value_info, *graph.output):
             self.dims[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
             self.types[value.name] = value.type.tensor_type.elem_type
+        self.tensors: dict[str, onnx.TensorProto] = {}
         self.constants = {entry.name for entry in graph.initializer}
         for entry in graph.initializer:
             self._constant(entry.name, entry)
@@ -77,10 +83,12 @@ class _Reader:
         for node in self.source.node:
             self._node(node)
         outputs = tuple(self.values[o.name] for o in self.source.output if o.name in self.values)
-        return Graph(tuple(self.ops), inputs, outputs)
+        sizes = {value: self.dims.get(value, ()) for value in self.values.values()}
+        return Graph(tuple(self.ops), inputs, outputs, sizes)
 
     def _constant(self, name: str, tensor: onnx.TensorProto) -> None:
         self.dims[name], self.types[name] = tuple(tensor.dims), tensor.data_type
+        self.tensors[name] = tensor
 
     def _node(self, node: onnx.NodeProto) -> None:
         inputs = tuple(self.values[name] for name in node.input if name in self.values)
@@ -105,7 +113,23 @@ class _Reader:
                 kind = f"conv{max(len(weight) - 2, 0)}d"
         if kind == "clip" and len(node.input) == 3 and not all(n in self.constants for n in node.input[1:]):
             kind = "clamp"
-        self.ops.append(Op(kind, inputs, tuple(filter(None, node.output)), dims, site, conv))
+        outputs = tuple(filter(None, node.output))
+        if conv is not None or kind in RESHAPES:
+            self.ops.append(Op(kind, inputs, outputs, dims, site, conv))
+            return
+        name = unique(
+            _site(node) if kind == "linear" and len(node.input) > 1 else node.name or outputs[0], self.names
+        )
+        weights, attributes = details(node, kind, self)
+        precision = _PRECISIONS.get(self.types.get(node.input[0], 0), ("",))[0]
+        self.ops.append(Op(kind, inputs, outputs, dims, "", None, name, weights, attributes, precision))
+
+    def numbers(self, name: str) -> list[float] | None:
+        """Return the values of a small constant, None where they are not known."""
+        tensor = self.tensors.get(name)
+        if tensor is None or math.prod(tensor.dims) > 64 or tensor.external_data:
+            return None
+        return [float(value) for value in onnx.numpy_helper.to_array(tensor).ravel()]
 
     def _shape(self, node: onnx.NodeProto, weight: tuple[int, ...]) -> ConvShape:
         data = self.dims.get(node.input[0], ())
@@ -119,7 +143,7 @@ class _Reader:
         dilation = tuple(given.get("dilations", (1, 1)))
         mode = given.get("auto_pad", b"NOTSET").decode()
         if mode in ("SAME_UPPER", "SAME_LOWER"):
-            pads = _same(data[2:], weight[2:], stride, dilation, upper=mode == "SAME_UPPER")
+            pads = same_pads(data[2:], weight[2:], stride, dilation, upper=mode == "SAME_UPPER")
         else:
             pads = (0, 0, 0, 0) if mode == "VALID" else tuple(given.get("pads", (0, 0, 0, 0)))
         return ConvShape(
@@ -150,24 +174,6 @@ class _Reader:
                 f"{where}: it computes in {known[0]}, not in {self.precision}; convert the file, or take {known[0]}"
             )
         return self.precision or known[0]
-
-
-def _same(
-    size: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    *,
-    upper: bool,
-) -> tuple[int, ...]:
-    begin, end = [], []
-    for axis in (0, 1):
-        steps = -(-size[axis] // stride[axis]) - 1
-        total = max(0, steps * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1 - size[axis])
-        less, more = total // 2, total - total // 2
-        begin.append(less if upper else more)
-        end.append(more if upper else less)
-    return (*begin, *end)
 
 
 def _out_dims(shape: ConvShape) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from torch import nn
 from torch.fx import Node
 
 from latency_model.errors import ModelError
-from latency_model.harvest.graph import Graph, Op, unique
+from latency_model.harvest.graph import RESHAPES, Graph, Op, unique
+from latency_model.harvest.torch_details import details
 from latency_model.shapes import ConvShape
 
 __all__ = ["read_module"]
@@ -21,7 +22,20 @@ __all__ = ["read_module"]
 _NOTHING = frozenset(
     {"dropout", "feature_dropout", "alpha_dropout", "identity", "alias", "detach", "clone", "contiguous"}
 )
-_KINDS = {"hardtanh": "clip", "relu6": "clip", "clamp": "clip", "cudnn_batch_norm": "batch_norm"}
+_KINDS = {
+    "hardtanh": "clip",
+    "relu6": "clip",
+    "clamp": "clip",
+    "cudnn_batch_norm": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "chunk": "split",
+    "split_with_sizes": "split",
+    "upsample_nearest2d": "resize",
+    "upsample_bilinear2d": "resize",
+    "upsample_bicubic2d": "resize",
+    "rsub": "sub",
+}
+_PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 _CONV2D = ("conv2d", "_convolution", "convolution")
 
 
@@ -61,6 +75,7 @@ class _Reader:
         self.names: Counter[str] = Counter()
         self.values: dict[Node, str] = {}  # activations only
         self.ops: list[Op] = []
+        self.sizes: dict[str, tuple[int, ...]] = {}
 
     def graph(self) -> Graph:
         inputs: list[str] = []
@@ -68,12 +83,13 @@ class _Reader:
         for node in self.nodes:
             if node.op == "placeholder" and node.name in self.user_inputs:
                 self.values[node] = node.name
+                self.sizes[node.name] = _dims(node)
                 inputs.append(node.name)
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
                 outputs = tuple(self._activations(node))
-        return Graph(tuple(self.ops), tuple(inputs), outputs)
+        return Graph(tuple(self.ops), tuple(inputs), outputs, self.sizes)
 
     def _activations(self, node: Node) -> list[str]:
         """Return the activations among the arguments of ``node``, in order, repeated as often as given."""
@@ -100,13 +116,26 @@ class _Reader:
             self.values[node] = inputs[0]
             return
         self.values[node] = node.name
+        self.sizes[node.name] = _dims(node)
         site, conv = "", None
         if kind in _CONV2D and len(_dims(node.args[0])) == 4 and not _transposed(node, kind):
             site, conv = unique(self._site(node), self.names), _shape(node)
             inputs = inputs[:1]
         elif kind in _CONV2D:
             kind = "conv_transpose" if _transposed(node, kind) else f"conv{len(_dims(node)) - 2}d"
-        self.ops.append(Op(kind, inputs, (node.name,), _dims(node), site, conv))
+        if conv is not None or kind in RESHAPES:
+            self.ops.append(Op(kind, inputs, (node.name,), _dims(node), site, conv))
+            return
+        weights, attributes = details(node, kind, sizes=_dims, active=self._active)
+        kind = "transpose" if kind == "permute" else kind
+        name = unique(self._site(node) if kind == "linear" else node.name, self.names)
+        precision = _precision(node)
+        self.ops.append(
+            Op(kind, inputs, (node.name,), _dims(node), "", None, name, weights, attributes, precision)
+        )
+
+    def _active(self, argument: Any) -> bool:
+        return isinstance(argument, Node) and argument in self.values
 
     def _site(self, node: Node) -> str:
         weight = node.args[1]
@@ -128,8 +157,13 @@ def _kind(node: Node) -> str:
 
 
 def _dims(node: Any) -> tuple[int, ...]:
-    value = node.meta.get("val")
+    value = node.meta.get("val") if isinstance(node, Node) else None
     return tuple(int(size) for size in value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def _precision(node: Any) -> str:
+    value = node.meta.get("val")
+    return _PRECISIONS.get(value.dtype, "fp32") if isinstance(value, torch.Tensor) else ""
 
 
 def _argument(node: Node, position: int, default: Any) -> Any:
@@ -175,4 +209,5 @@ def _shape(node: Node) -> ConvShape:
         dilation=dilation,
         groups=channels // per_group,
         pattern="conv" if bias is None else "conv+bias",
+        precision=_precision(node),
     )

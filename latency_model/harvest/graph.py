@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from latency_model.shapes import ConvShape
@@ -11,7 +12,9 @@ from latency_model.shapes import ConvShape
 __all__ = ["RESHAPES", "Graph", "Op", "unique"]
 
 # They change only the description of a tensor, not its bytes.
-RESHAPES = frozenset({"flatten", "view", "reshape", "squeeze", "unsqueeze", "getitem", "size"})
+RESHAPES = frozenset(
+    {"flatten", "view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "getitem", "size", "shape"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,9 @@ class Op:
 
     ``inputs`` are activations only; weights and constants are left out, so an ``add`` with a constant has one
     input. ``conv`` is set for 2-D convolutions: pattern ``conv`` or ``conv+bias``, and ``site`` is its name.
+
+    ``name`` says where it stands in the model. ``weights`` are the sizes of its constant inputs, and
+    ``attributes`` what else decides its work, in ONNX's names and words; ``precision`` is that of its tensors.
     """
 
     kind: str
@@ -28,15 +34,23 @@ class Op:
     dims: tuple[int, ...] = ()
     site: str = ""
     conv: ConvShape | None = None
+    name: str = ""
+    weights: tuple[tuple[int, ...], ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    precision: str = ""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Operators in execution order, the values that come from outside, and those that go out."""
+    """Operators in execution order, the values that come from outside, and those that go out.
+
+    ``sizes`` has the size of every value of which it is known.
+    """
 
     ops: tuple[Op, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def uses(self) -> Counter[str]:

@@ -68,6 +68,8 @@ class OneByOne:
     """A back end that measures one configuration after the other; a context manager that calls ``close``."""
 
     at_once = 1
+    times_ops = False  # whether it can time operators that are no convolutions
+    reorders = False  # whether its runtime changes layouts as ONNX Runtime does on a CPU
 
     def measure(self, config: Config, *, run_id: str) -> Measurement:
         """Return the latency of one configuration; ``MeasurementError`` when it cannot be timed."""

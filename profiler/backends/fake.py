@@ -37,6 +37,7 @@ class FakeDevice(OneByOne):
     """
 
     precisions = ("fp32", "tf32", "fp16", "bf16", "int8")
+    times_ops = True
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class FakeDevice(OneByOne):
         return measurement(sampled, method="fake", run_id=run_id)
 
     def network_us(self, model: bytes) -> float:
-        """Return the exact latency of a network: its convolutions and a constant for every other operator."""
+        """Return the exact latency of a network: its operators, and a constant for each without a shape."""
         from latency_model.harvest import harvest_onnx
 
         try:
@@ -145,7 +146,8 @@ class FakeDevice(OneByOne):
         except ModelError as error:
             raise MeasurementError(f"the fake device cannot run this network: {error}") from error
         convolutions = sum(self.true_us(shape) for _, shape in network.shapes())
-        return convolutions + self._other_us * sum(network.others.values())
+        operators = sum(self.true_us(shape) for _, shape in network.op_shapes())
+        return convolutions + operators + self._other_us * sum(network.others.values())
 
     def time_networks(
         self,

@@ -1,10 +1,10 @@
-"""ONNX Runtime on the CPU: the latency of a convolution is what one more copy of it adds to a session."""
+"""ONNX Runtime on the CPU: the latency of an operator is what one more copy of it adds to a session."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from latency_model.measurement import Measurement
 from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
 from profiler.backends.base import OneByOne, cpu_isa, cpu_name
+from profiler.backends.onnxruntime_ops import OpTimer
 from profiler.graphs import INPUT, conv_copies, input_array, sink_copies
 from profiler.sampling import Policy, Sampled, collect, measurement, summarise, warm_up
 
@@ -76,6 +77,8 @@ class OnnxRuntimeCpu(OneByOne):
     """
 
     precisions = ("fp32",)
+    times_ops = True
+    reorders = True  # it changes between the plain and the blocked layout
 
     def __init__(
         self,
@@ -95,6 +98,7 @@ class OnnxRuntimeCpu(OneByOne):
         self._threads, self._optimisation, self._seed = threads, optimisation, seed
         self._policy = policy or Policy()
         self._sinks: dict[tuple[object, ...], Sampled] = {}
+        self._ops = OpTimer(self._runner, policy=self._policy, seed=seed)
         self._environment = Environment(
             device=cpu_name(),
             kind="cpu",
@@ -111,18 +115,24 @@ class OnnxRuntimeCpu(OneByOne):
     def close(self) -> None:
         """Forget the measured sinks."""
         self._sinks.clear()
+        self._ops.clear()
 
     def measure(self, config: Config, *, run_id: str) -> Measurement:
-        """Return what one more copy of a convolution adds to a session."""
-        if isinstance(config, OpShape):
-            raise MeasurementError(f"ONNX Runtime on the CPU times convolutions only, not {config}")
+        """Return what one more copy of a convolution, or of another operator, adds to a session."""
         shape = config
         if shape.precision not in self.precisions:
             raise MeasurementError(
-                f"ONNX Runtime on the CPU has no fast {shape.precision} convolution; use fp32: {shape}"
+                f"ONNX Runtime on the CPU has no fast {shape.precision} kernels; use fp32: {shape}"
             )
         if shape.layout != "nchw":
             raise MeasurementError(f"ONNX Runtime on the CPU takes NCHW activations only: {shape}")
+        if isinstance(shape, OpShape):
+            try:
+                return self._ops.measure(shape, run_id=run_id)
+            except MeasurementError:
+                raise
+            except Exception as error:
+                raise MeasurementError(f"ONNX Runtime could not run {shape}: {_first_line(error)}") from error
         copies = _copies(shape)
         sampled = self._increment(
             lambda n: conv_copies(shape, n, seed=self._seed), shape, copies, self._policy
@@ -155,7 +165,7 @@ class OnnxRuntimeCpu(OneByOne):
         except Exception as error:
             raise MeasurementError(f"ONNX Runtime could not run {shape}: {_first_line(error)}") from error
 
-    def _runner(self, model: bytes, feed: dict[str, Any]) -> Callable[[], float]:
+    def _runner(self, model: bytes, feed: Mapping[str, Any]) -> Callable[[], float]:
         opened = self._open(model)
         return _timer(lambda: opened.run(None, feed))
 

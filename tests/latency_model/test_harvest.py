@@ -54,7 +54,10 @@ def test_every_site_of_a_mixed_network():
         "shared": "2x32x8x8 ->32 k1x3 s1 p0x1 g1 conv+bias fp16 nhwc",
         "shared#2": "2x32x8x8 ->32 k1x3 s1 p0x1 g1 conv+bias fp16 nhwc",
     }
-    assert network.others == {"silu": 1, "conv1d": 1}
+    assert network.others == {"conv1d": 1}
+    assert [(op.name, op.shape.text) for op in network.ops] == [
+        ("silu", "op QuickGelu 2x32x8x8 fp16 nhwc"),
+    ]
     axes = {site.name: (site.inputs, site.outputs) for site in network.sites}
     assert axes["stem"] == (Channels(3), Channels(terms=(("stem.out", 1),)))
     assert axes["deep"] == (Channels(terms=(("deep", 1),)), Channels(terms=(("deep", 2),)))
@@ -77,7 +80,11 @@ def test_resnet20_has_the_sites_of_its_checkpoint():
     assert patterns["conv1"] == "conv+bias+relu"
     assert patterns["layer2.0.conv2"] == "conv+bias+add+relu"
     assert patterns["layer2.0.downsample.0"] == "conv+bias"
-    assert network.others == {"mean": 1, "linear": 1}
+    assert not network.others
+    assert [(op.name, op.shape.text) for op in network.ops] == [
+        ("mean", "op ReduceMean 1x64x8x8 axes=2,3 fp32 nchw"),
+        ("fc", "op Gemm 1x64 w10x64 w10 fp32 nchw"),
+    ]
     assert sum(shape.macs for _, shape in network.shapes()) == 40_812_544
 
 
@@ -170,7 +177,11 @@ def test_onnx_counts_what_is_no_plain_convolution(tmp_path):
     network = harvest(
         onnx_file(tmp_path / "m.onnx", nodes, {"w": (4, 3, 9, 9), "t": (4, 4, 2, 2), "m": (16, 5)}), batch=1
     )
-    assert network.others == {"softmax": 1, "conv_transpose": 1, "linear": 1}
+    assert network.others == {"conv_transpose": 1}
+    assert [op.shape.text for op in network.ops] == [
+        "op Softmax 1x4x1x1 axis=3 fp32 nchw",
+        "op Gemm 1x16 w5x16 fp32 nchw",
+    ]
 
 
 def test_onnx_without_sizes_is_an_error(tmp_path):

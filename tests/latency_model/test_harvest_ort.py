@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import json
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -16,6 +19,8 @@ from latency_model.zoo import LoadedModel, load_model
 ort = pytest.importorskip("onnxruntime")
 
 _NOT_OURS = {"Sigmoid", "HardSigmoid"}  # fused by the runtime, no pattern of a table
+FREE = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+BLOCK = 16
 
 
 def randomise(module):
@@ -38,7 +43,7 @@ def kernel(node):
 
 
 def optimised(module, shape, path):
-    """Return the (kernel, pattern) of ONNX Runtime's convolutions, and the counts of its other nodes."""
+    """Return the (kernel, pattern) of ONNX Runtime's convolutions, and the sizes that its other nodes read."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         program = torch.onnx.export(module, (torch.zeros(1, *shape),), dynamo=True, verbose=False)
     (path / "m.onnx").write_bytes(program.model_proto.SerializeToString())
@@ -46,11 +51,13 @@ def optimised(module, shape, path):
     options.optimized_model_filepath = str(path / "optimised.onnx")
     options.log_severity_level = 4
     ort.InferenceSession(str(path / "m.onnx"), options, providers=["CPUExecutionProvider"])
-    nodes = onnx.load(path / "optimised.onnx").graph.node
+    graph = onnx.load(path / "optimised.onnx").graph
+    sizes = node_inputs(path / "optimised.onnx", shape)
     patterns, others = Counter(), Counter()
-    for node in nodes:
+    for node in graph.node:
         if node.op_type not in ("Conv", "FusedConv"):
-            others[node.op_type] += 1
+            if node.op_type not in FREE:
+                others[node.op_type.removeprefix("Fused"), sizes[node.output[0]]] += 1
             continue
         activation = attribute(node, "activation")
         given = [len(node.input) > place and bool(node.input[place]) for place in (2, 3)]
@@ -61,22 +68,84 @@ def optimised(module, shape, path):
             "" if activation in _NOT_OURS else activation.lower(),
         ]
         patterns[kernel(node), "+".join(filter(None, parts))] += 1
-        others[activation] += activation in _NOT_OURS
-    if not any(attribute(n, "activation") or n.domain.endswith("nchwc") for n in nodes):
+        others[activation.lower(), ()] += activation in _NOT_OURS
+    if not any(attribute(n, "activation") or n.domain.endswith("nchwc") for n in graph.node):
         pytest.skip("this ONNX Runtime does not fuse on this processor")
-    return patterns, others
+    return patterns, +others
 
 
-def compare(loaded, path):
+def node_inputs(path, shape):
+    """Return the sizes of the activations that each node of an optimised graph reads, by its first output.
+
+    The runtime itself says them, in the trace of a run: a blocked tensor has whole blocks of channels there.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    options.profile_file_prefix = str(path.parent / "trace")
+    options.log_severity_level = 4
+    opened = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    opened.run(None, {opened.get_inputs()[0].name: np.zeros((1, *shape), np.float32)})
+    events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
+    read = {
+        event["args"]["node_index"]: [
+            tuple(size) for entry in event["args"]["input_type_shape"] for size in entry.values()
+        ]
+        for event in events
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time")
+    }
+    graph = onnx.load(path).graph
+    constants = {entry.name for entry in graph.initializer}
+    found = {}
+    for index, node in enumerate(graph.node):
+        sizes = read.get(str(index), [])
+        given = [name for name in node.input if name]
+        found[node.output[0]] = tuple(
+            size for name, size in zip(given, sizes, strict=False) if name not in constants
+        )
+    return found
+
+
+def blocked(size):
+    """Return a size with its channels rounded up to whole blocks."""
+    return (size[0], -(-size[1] // BLOCK) * BLOCK, *size[2:]) if len(size) == 4 else size
+
+
+def in_blocks(side):
+    """Return counts by operator and sizes with all sizes in whole blocks."""
+    found = Counter()
+    for (op, sizes), count in side.items():
+        found[op, tuple(map(blocked, sizes))] += count
+    return found
+
+
+def ours(network):
+    """Return what ``optimised`` returns for the operators of a harvest."""
+    found = Counter()
+    for site in (*network.ops, *network.reorders):
+        found[site.shape.op, site.shape.inputs] += 1
+    return found + Counter({(kind, ()): count for kind, count in network.others.items()})
+
+
+def compare(loaded, path, *, except_for=()):
     patterns, others = optimised(loaded.module, loaded.input_shape, path)
     network = harvest(loaded, batch=1)
-    assert Counter((site.shape.kernel, site.shape.pattern) for site in network.sites) == patterns
-    for ours, theirs in (("add", "Add"), ("relu", "Relu"), ("clip", "Clip"), ("mul", "Mul")):
-        assert network.others.get(ours, 0) == others[theirs] - (
-            network.others.get("hardswish", 0) if ours == "mul" else 0
-        ), ours
     from_file = harvest(load_model(str(path / "m.onnx")), batch=1)
     assert {(s.name, s.shape) for s in from_file.sites} == {(s.name, s.shape) for s in network.sites}
+    assert Counter(s.shape for s in from_file.ops) == Counter(s.shape for s in network.ops)
+    assert dict(from_file.others) == dict(network.others)
+    norms = [site.shape for site in network.ops if site.shape.op == "BatchNormalization"]
+    for norm in norms:  # the runtime makes depthwise convolutions of them
+        patterns[(1, 1), "+".join(["conv", "bias", *dict(norm.attributes).values()])] -= 1
+    assert Counter((site.shape.kernel, site.shape.pattern) for site in network.sites) == +patterns
+    for harvested in (network, from_file):
+        expected = {key: count for key, count in others.items() if key[0] not in except_for}
+        found = {
+            key: count
+            for key, count in ours(harvested).items()
+            if key[0] not in (*except_for, "BatchNormalization")
+        }
+        assert in_blocks(found) == in_blocks(expected)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "digits_resnet"])

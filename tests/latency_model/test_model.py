@@ -35,7 +35,7 @@ def test_full_width_is_the_sum_and_the_correction(network, table, synthetic):
     assert estimate.latency_us == pytest.approx(total + 30)
     assert estimate.low_us < estimate.latency_us < estimate.high_us
     assert {site.source for site in estimate.sites} == {"measured"}
-    assert estimate.unpriced == {"mean": 1, "linear": 1}
+    assert estimate.unpriced == {"ReduceMean": 1, "Gemm": 1}
     assert estimate.flags == ()
     assert (model.correction.slope, model.correction.offset_us) == (1, pytest.approx(30))
 
@@ -195,7 +195,7 @@ def test_the_explanation_names_the_parts(network, table):
     text = explain(LatencyModel.fit([table]).estimate(network))
     assert "10 convolutions sum to" in text
     assert "1.000 x sum + 30.0 us" in text
-    assert "1 linear, 1 mean" in text
+    assert "1 Gemm, 1 ReduceMean" in text
     assert "and 5 cheaper ones" in text
     bare = LatencyModel.fit([dataclasses.replace(table, networks=())])
     assert "not corrected" in explain(bare.estimate(network))

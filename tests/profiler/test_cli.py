@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from latency_model import LatencyTable, zoo
 from latency_model.errors import InputError, ModelError
 from latency_model.zoo import LoadedModel
-from profiler.cli import app
+from profiler.cli import _channel_counts, app
 from profiler.testing import small_network
 
 
@@ -152,7 +152,7 @@ def test_mistakes_are_errors_of_ours(out, words, says):
 
 def test_a_real_runtime_works_from_the_command(out):
     data = report("tiny", "--out", out, "--step", 16)
-    assert data["rows"] == 2
+    assert data["rows"] == 2 + 1  # and the change of layout at the end
     assert data["failed"] == {}
     assert data["networks"][0]["us"] > 0
 
@@ -168,3 +168,37 @@ def test_help_has_an_example():
     result = run("--help")
     assert result.exit_code == 0
     assert "gharial profile resnet20" in " ".join(result.stdout.split())
+
+
+def test_operators_are_measured_unless_refused(out, net):
+    data = report(net(), "--runtime", "fake", "--out", out)
+    table = LatencyTable.load(out)
+    assert {shape.op for shape in table.ops} == {"GlobalAveragePool"}
+    assert data["rows"] == len(table) + len(table.ops)
+    assert any(shape.text.startswith("op ") for shape in table.networks[0].shapes)
+    other = out.with_name("convolutions.parquet")
+    report(net(), "--runtime", "fake", "--out", other, "--no-ops")
+    assert not LatencyTable.load(other).ops
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("8,16,24", {8, 16, 24}), ("8:32:8", {8, 16, 24, 32}), ("4:6", {4, 5, 6}), ("1,4:8:4", {1, 4, 8})],
+)
+def test_channels_take_lists_and_ranges(text, counts):
+    assert set(_channel_counts(text)) == counts
+
+
+@pytest.mark.parametrize("text", ["", "8,", "0,8", "8:x", "9:8", "1:2:3:4", "1:9:0", "-8"])
+def test_what_names_no_channels_is_an_error(text):
+    with pytest.raises(InputError, match="channels"):
+        _channel_counts(text)
+
+
+def test_several_precisions_and_channels(out):
+    words = ("tiny", "--runtime", "fake", "--precision", "fp32", "fp16", "--channels", "4,8", "--out", out)
+    data = report(*words)
+    table = LatencyTable.load(out)
+    assert {shape.precision for shape in table} == {"fp32", "fp16"}
+    assert {shape.out_channels for shape in table} == {4, 8, 16}
+    assert data["failed"] == {}

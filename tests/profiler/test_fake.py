@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from latency_model import ConvShape
 from latency_model.errors import MeasurementError
+from latency_model.ops import OpShape
 from profiler.backends.fake import FakeDevice
 from profiler.testing import BackendSuite, small_network
 
@@ -38,11 +39,12 @@ def test_another_step_is_another_latency():
     assert device.true_us(SHAPE.with_channels(33, 32)) > device.true_us(SHAPE.with_channels(32, 32))
 
 
-def test_a_network_costs_its_convolutions_and_a_constant_for_the_rest():
+def test_a_network_costs_the_sum_of_its_operators():
     device = FakeDevice(other_us=2.5)
     first = ConvShape(1, 3, 8, 8, 16, pattern="conv+relu")
     second = ConvShape(1, 16, 8, 8, 16, pattern="conv")
-    expected = device.true_us(first) + device.true_us(second) + 2.5
+    pool = OpShape("GlobalAveragePool", ((1, 16, 8, 8),))
+    expected = device.true_us(first) + device.true_us(second) + device.true_us(pool)
     model = small_network(channels=16, size=8)
     assert device.network_us(model) == pytest.approx(expected)
     assert device.time_networks([model])[0].latency_us == pytest.approx(expected, rel=0.02)

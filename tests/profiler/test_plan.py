@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from latency_model import Channels, ConvShape, NetworkCost, Site
 from latency_model.errors import InputError
+from latency_model.network import Axis, OpSite
+from latency_model.ops import OpShape
 from profiler.plan import plan
 
 
@@ -98,3 +100,53 @@ def test_a_hundred_thousand_configurations_are_planned_in_two_seconds():
     shapes = plan([net, net])
     assert len(shapes) == 320 * 320
     assert time.process_time() - start < 4.0  # 1 s on an idle core; the bar of 2 s holds there
+
+
+POOL = OpSite(
+    "pool", OpShape.parse("op MaxPool 1x64x8x8 kernel_shape=2,2 fp32 nchw"), (Axis(0, 1, group("a")),)
+)
+JOIN = OpSite(
+    "join",
+    OpShape.parse("op Concat 1x64x8x8 1x16x8x8 axis=1 fp32 nchw"),
+    (Axis(0, 1, group("a")), Axis(1, 1, group("b"))),
+)
+
+
+def with_ops(*ops, reorders=()):
+    site = Site("c", ConvShape(1, 64, 8, 8, 16), group("a"), group("b"))
+    return NetworkCost("net", (site,), {"a": 64, "b": 16}, {}, ops, reorders)
+
+
+def test_operators_run_over_eighths_of_their_channels():
+    shapes = plan([with_ops(POOL)], ops=True)
+    assert shapes[: 8 * 2] == plan([with_ops(POOL)])
+    assert [shape.inputs[0][1] for shape in shapes[16:]] == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert [s.inputs[0][1] for s in plan([with_ops(POOL)], ops=True, step=32) if isinstance(s, OpShape)] == [
+        32,
+        64,
+    ]
+
+
+def test_all_channels_of_an_operator_move_together():
+    shapes = [s for s in plan([with_ops(JOIN)], ops=True) if isinstance(s, OpShape)]
+    assert {tuple(size[1] for size in shape.inputs) for shape in shapes} == {
+        (8, 8), (16, 8), (24, 8), (32, 8), (40, 16), (48, 16), (56, 16), (64, 16),
+    }  # fmt: skip
+
+
+def test_operators_of_several_networks_are_planned_once_and_layout_changes_when_asked_for():
+    reorder = OpSite("r", OpShape("ReorderOutput", ((1, 64, 8, 8),)))
+    nets = [with_ops(POOL, reorders=(reorder,)), with_ops(POOL, POOL)]
+    assert len(plan(nets, ops=True)) == len(plan([nets[0]], ops=True))
+    assert set(plan(nets, ops=True, reorders=True)) - set(plan(nets, ops=True)) == {reorder.shape}
+
+
+def test_planned_shapes_equal_those_made_with_all_checks():
+    site = Site("dw", ConvShape(1, 24, 8, 8, 48, groups=24, pattern="conv"), group("a"), group("a", 2))
+    dense = Site("c", ConvShape(2, 20, 9, 8, 16, (3, 1), (2, 1), (1, 0, 1, 0)), group("a"), group("b"))
+    for one, sizes in ((site, {"a": 24}), (dense, {"a": 20, "b": 16})):
+        for shape in plan([network(one, **sizes)], step=1):
+            again = ConvShape.parse(shape.text)
+            assert again == shape
+            assert hash(again) == hash(shape)
+            assert shape == one.shape.with_channels(shape.in_channels, shape.out_channels)
