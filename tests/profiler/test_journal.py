@@ -116,8 +116,8 @@ def test_drift_flags_the_rows_since_the_last_sentinel(path):
     assert [first[shape].flags for shape in SHAPES] == [(), ("drift",), ()]
     with Journal(path, ENVIRONMENT) as journal:
         assert journal.contents.table() == first
-        assert journal.contents.sentinel == (SHAPES[0], 1.0)
-        assert not journal.contents.open_segment
+        assert journal.contents.sentinels == {"": (SHAPES[0], 1.0)}
+        assert not journal.contents.open_segments
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
