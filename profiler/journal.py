@@ -62,22 +62,29 @@ class Contents:
         """Take one line of the journal into account; twice the same line, after an interrupt, does no harm."""
         kind, worker = line["kind"], line.get("worker", "")
         if kind == "conv":
-            shape = parse_config(line["config"])
-            self.rows[shape] = row_from_json(line["row"])
-            self.open_segments.setdefault(worker, []).append(shape)
+            self.add_row(parse_config(line["config"]), row_from_json(line["row"]), worker)
         elif kind == "network":
             shapes = tuple(map(ConvShape.parse, line["shapes"]))
             self.networks.append(NetworkRow(line["config"], shapes, row_from_json(line["row"])))
         elif kind == "failure":
             self.failures[parse_config(line["config"])] = line["reason"]
         elif kind == "sentinel":
-            self.sentinels.setdefault(worker, (parse_config(line["config"]), float(line["latency_us"])))
-            if line["drift"]:
-                for shape in self.open_segments.get(worker, ()):
-                    self.rows[shape] = with_flag(self.rows[shape], "drift")
-            self.open_segments.pop(worker, None)
+            self.add_sentinel(parse_config(line["config"]), line["latency_us"], line["drift"], worker)
         elif kind != "header":  # a later header says from where on the lines are of a later version
             raise TableError(f"unknown line {kind!r}")
+
+    def add_row(self, config: Config, row: Measurement, worker: str) -> None:
+        """Take a finished row into account."""
+        self.rows[config] = row
+        self.open_segments.setdefault(worker, []).append(config)
+
+    def add_sentinel(self, config: Config, latency_us: float, drift: bool, worker: str) -> None:
+        """Take a sentinel into account: with ``drift`` the worker's rows since the one before are flagged."""
+        self.sentinels.setdefault(worker, (config, latency_us))
+        if drift:
+            for each in self.open_segments.get(worker, ()):
+                self.rows[each] = with_flag(self.rows[each], "drift")
+        self.open_segments.pop(worker, None)
 
 
 def with_flag(row: Measurement, flag: str) -> Measurement:
@@ -160,7 +167,8 @@ class Journal:
         if self._applied == 0 or version < FORMAT_VERSION:
             # In an older journal too, so that an older Gharial refuses what it would misread.
             environment = self.contents.environment.to_json()
-            self._append([{"kind": "header", "version": FORMAT_VERSION, "environment": environment}])
+            header = {"kind": "header", "version": FORMAT_VERSION, "environment": environment}
+            self._applied += self._append([header])
 
     def _check_header(self, header: Mapping[str, Any]) -> int:
         if header.get("kind") != "header":
@@ -182,11 +190,14 @@ class Journal:
         self._load()
         return self.contents
 
-    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Write lines, wait until all are on the disk, and only then take them into account."""
-        kept = list(lines)
+    def _append(self, lines: Iterable[Mapping[str, Any]]) -> int:
+        """Write lines, wait until all are on the disk, and return how many bytes that were.
+
+        Only when ``contents`` has them as well does ``_applied`` grow by that: what an interrupt leaves out in
+        between is found by ``reread``.
+        """
         data = b"".join(
-            json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n" for line in kept
+            json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n" for line in lines
         )
         try:
             # Unbuffered, so that nothing is left to be written after an interrupt.
@@ -198,16 +209,17 @@ class Journal:
                 f"cannot write {self.path}: {error.strerror or error}; "
                 "make room and run the same command again"
             ) from error
-        for line in kept:
-            self.contents.apply(line)
-        self._applied += len(data)
+        return len(data)
 
     def add_rows(self, rows: Sequence[tuple[Config, Measurement]], *, worker: str = "") -> None:
         """Record finished rows, all with one wait for the disk."""
-        self._append(
+        size = self._append(
             {"kind": "conv", "config": config.text, "worker": worker, "row": row_to_json(row)}
             for config, row in rows
         )
+        for config, row in rows:
+            self.contents.add_row(config, row, worker)
+        self._applied += size
 
     def add_row(self, shape: Config, row: Measurement, *, worker: str = "") -> None:
         """Record a finished row."""
@@ -217,16 +229,23 @@ class Journal:
         """Record a network that was timed."""
         row = row_to_json(network.measurement)
         shapes = [shape.text for shape in network.shapes]
-        self._append([{"kind": "network", "config": network.name, "shapes": shapes, "row": row}])
+        size = self._append([{"kind": "network", "config": network.name, "shapes": shapes, "row": row}])
+        self.contents.networks.append(network)
+        self._applied += size
 
     def add_failure(self, shape: Config, reason: str, *, worker: str = "") -> None:
         """Record a configuration that could not be timed."""
-        self._append([{"kind": "failure", "config": shape.text, "worker": worker, "reason": reason}])
+        line = {"kind": "failure", "config": shape.text, "worker": worker, "reason": reason}
+        size = self._append([line])
+        self.contents.failures[shape] = reason
+        self._applied += size
 
     def add_sentinel(self, shape: Config, latency_us: float, *, drift: bool, worker: str = "") -> None:
         """Record a sentinel; with ``drift`` the rows of this worker since the one before are flagged."""
         what = {"config": shape.text, "latency_us": latency_us, "drift": drift}
-        self._append([{"kind": "sentinel", "worker": worker, **what}])
+        size = self._append([{"kind": "sentinel", "worker": worker, **what}])
+        self.contents.add_sentinel(shape, latency_us, drift, worker)
+        self._applied += size
 
     def delete(self) -> None:
         """Delete the file: its contents are safe in the table."""

@@ -37,7 +37,7 @@ class FakeDevice(OneByOne):
     always if None), the process dies without a word after ``crash_after`` measurements, each measurement
     sleeps ``delay_s``, and from measurement ``drift_after`` on everything takes ``drift_factor`` as long.
     ``crash_on`` end the process by ``crash_signal`` (only as long as the file ``crash_marker``, if one is
-    named, does not exist; the crash makes it), ``hang_on`` never come to an end, ``break_on`` raise
+    named, does not exist; the crash makes it), as ``die_at_start`` does at once, ``hang_on`` never end, ``break_on`` raise
     ``break_error`` as no measuring error, and ``refuse`` is why the device cannot be opened. Shapes may be
     given as text, so that a ``BackendSpec`` can hold all of this.
     """
@@ -70,10 +70,13 @@ class FakeDevice(OneByOne):
         break_on: Sequence[Config | str] = (),
         break_error: str = "an illegal memory access was encountered",
         refuse: str = "",
+        die_at_start: bool = False,
         at_once: int = 1,
     ) -> None:
         if refuse:
             raise InputError(refuse)
+        if die_at_start and not (crash_marker and Path(crash_marker).exists()):
+            _crash(crash_signal, crash_marker)
         self.at_once = at_once
         self._crash_on, self._hang_on, self._break_on = map(_texts, (crash_on, hang_on, break_on))
         self._crash_signal, self._crash_marker = crash_signal, crash_marker
@@ -159,9 +162,7 @@ class FakeDevice(OneByOne):
 
     def _misbehave(self, text: str) -> None:
         if text in self._crash_on and not (self._crash_marker and Path(self._crash_marker).exists()):
-            if self._crash_marker:
-                Path(self._crash_marker).touch()
-            os.kill(os.getpid(), self._crash_signal)
+            _crash(self._crash_signal, self._crash_marker)
         if text in self._hang_on:
             time.sleep(1e6)
         if text in self._break_on:
@@ -199,3 +200,9 @@ class FakeDevice(OneByOne):
 
 def _texts(configs: Iterable[Config | str]) -> frozenset[str]:
     return frozenset(map(str, configs))
+
+
+def _crash(number: int, marker: str) -> None:
+    if marker:
+        Path(marker).touch()
+    os.kill(os.getpid(), number)

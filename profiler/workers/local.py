@@ -19,6 +19,7 @@ from profiler.workers.process import Inbox, WorkerProcess
 __all__ = ["LocalWorkers"]
 
 _GRACE_S = 5.0
+_STARTS = 3  # one that cannot be opened so many times in a row cannot be opened
 
 
 class LocalWorkers:
@@ -36,6 +37,7 @@ class LocalWorkers:
         self._specs, self._time_limit_s = tuple(specs), time_limit_s
         self._inbox: Inbox = queue.SimpleQueue()
         self._processes: list[WorkerProcess] = []
+        self._failed_starts = [0] * len(self._specs)
 
     def __enter__(self) -> Self:
         try:
@@ -115,7 +117,7 @@ class LocalWorkers:
     def _event(self, worker: int, message: dict[str, Any] | None) -> list[Event | tuple[int, Description]]:
         process = self._processes[worker]
         if message is None:
-            return [self._died(worker)]
+            return self._died(worker)
         process.touch()
         kind = message["kind"]
         if kind == "ready":
@@ -136,18 +138,19 @@ class LocalWorkers:
         outcome = row_from_json(message["row"]) if kind == "row" else MeasurementError(message["text"])
         return [Row(worker, config, outcome)]
 
-    def _died(self, worker: int) -> Event:
-        """Replace a process that is gone and say why it is."""
+    def _died(self, worker: int) -> list[Event | tuple[int, Description]]:
+        """Replace a process that is gone, and say why it is if it was ready before."""
         process = self._processes[worker]
         reason = process.reason()
-        if not process.ready:
+        self._failed_starts[worker] = 0 if process.ready else self._failed_starts[worker] + 1
+        if self._failed_starts[worker] >= _STARTS:
             raise InputError(
                 f"the worker process for {self.names[worker]} {reason} while it opened the back end "
-                f"{self._specs[worker].runtime}; --in-process shows the error itself"
+                f"{self._specs[worker].runtime}, {_STARTS} times; --in-process shows the error itself"
             )
         process.end(grace_s=0.0)
         self._processes[worker] = self._start(worker, process.start + 1)
-        return Died(worker, reason)
+        return [Died(worker, reason)] if process.ready or process.task is not None else []
 
     def _end(self, *, grace_s: float) -> None:
         for process in self._processes:

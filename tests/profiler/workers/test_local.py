@@ -191,6 +191,27 @@ def test_a_back_end_that_cannot_open_ends_the_run_with_its_sentence(out):
         run([BackendSpec("nonsense")], out)
 
 
+def test_a_worker_that_dies_at_its_start_is_started_again_but_not_for_ever(out, whole, tmp_path):
+    once = spec(die_at_start=True, crash_marker=str(tmp_path / "died"))
+    assert latencies(run([once], out)) == latencies(whole)
+    with pytest.raises(
+        InputError, match=r"killed by signal 11 .* while it opened the back end fake, 3 times"
+    ):
+        run([spec(die_at_start=True)], out)
+
+
+def test_a_back_end_that_hangs_at_its_start_is_not_waited_for(out):
+    with pytest.raises(InputError, match="without opening its back end"):
+        run([spec(die_at_start=True, crash_signal=19)], out, time_limit_s=1.0)
+
+
+def test_workers_serve_one_run_after_the_other(out, whole, tmp_path):
+    with open_workers([spec(crash_on=[BAD.text])]) as workers:
+        for name in ("one", "two"):
+            table = profile(workers, SHAPES, out=tmp_path / name)
+            assert set(table.failures) == {BAD}
+
+
 def test_a_table_of_another_device_is_refused_and_left_alone(out):
     run([spec()], out)
     before = out.read_bytes()
