@@ -37,9 +37,9 @@ class FakeDevice(OneByOne):
     always if None), the process dies without a word after ``crash_after`` measurements, each measurement
     sleeps ``delay_s``, and from measurement ``drift_after`` on everything takes ``drift_factor`` as long.
     ``crash_on`` end the process by ``crash_signal`` (only as long as the file ``crash_marker``, if one is
-    named, does not exist; the crash makes it), as ``die_at_start`` does at once, ``hang_on`` never end, ``break_on`` raise
-    ``break_error`` as no measuring error, and ``refuse`` is why the device cannot be opened. Shapes may be
-    given as text, so that a ``BackendSpec`` can hold all of this.
+    named, does not exist; the crash makes it), as ``die_at_start`` does at once, ``hang_on`` never end,
+    ``break_on`` raise ``break_error`` as no measuring error, and ``refuse`` is why the device cannot be opened.
+    Shapes may be given as text, so that a ``BackendSpec`` can hold all of this.
     """
 
     precisions = ("fp32", "tf32", "fp16", "bf16", "int8")

@@ -89,9 +89,10 @@ class LocalWorkers:
         until = None if seconds is None else time.monotonic() + seconds
         while not found:
             ends = [process.deadline for process in self._processes if process.busy]
-            wake = min([*ends, *([] if until is None else [until])], default=time.monotonic() + 1.0)
+            now = time.monotonic()
+            wake = min([now + 1.0, *ends, *([] if until is None else [until])])
             try:
-                arrived = [self._inbox.get(timeout=max(0.0, wake - time.monotonic()))]
+                arrived = [self._inbox.get(timeout=max(0.0, wake - now))]
                 while not self._inbox.empty():
                     arrived.append(self._inbox.get())
             except queue.Empty:
@@ -107,11 +108,9 @@ class LocalWorkers:
     def _kill_silent(self) -> None:
         for process in self._processes:
             if process.busy and time.monotonic() >= process.deadline:
-                limit_s = (
-                    self._time_limit_s if process.task is None else process.task.limit_s(self._time_limit_s)
-                )
-                what = "a result" if process.ready else "opening its back end"
-                process.kill(f"was stopped after {limit_s:.0f} s without {what} (see --time-limit)")
+                process.hung = True
+                what = " without a result (see --time-limit)" if process.ready else ""
+                process.kill(f"was stopped after {process.limit_s:.0f} s{what}")
                 process.deadline = float("inf")
 
     def _event(self, worker: int, message: dict[str, Any] | None) -> list[Event | tuple[int, Description]]:
@@ -143,10 +142,11 @@ class LocalWorkers:
         process = self._processes[worker]
         reason = process.reason()
         self._failed_starts[worker] = 0 if process.ready else self._failed_starts[worker] + 1
-        if self._failed_starts[worker] >= _STARTS:
+        if self._failed_starts[worker] >= (1 if process.hung else _STARTS):
             raise InputError(
                 f"the worker process for {self.names[worker]} {reason} while it opened the back end "
-                f"{self._specs[worker].runtime}, {_STARTS} times; --in-process shows the error itself"
+                f"{self._specs[worker].runtime} (try {self._failed_starts[worker]}); --in-process shows the "
+                "error itself"
             )
         process.end(grace_s=0.0)
         self._processes[worker] = self._start(worker, process.start + 1)

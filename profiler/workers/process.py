@@ -24,6 +24,7 @@ __all__ = ["Inbox", "WorkerProcess"]
 Inbox = queue.SimpleQueue[tuple[int, int, dict[str, Any] | None]]
 _COMMAND = "from profiler.workers.child import main; main()"
 _TAIL = 4096
+OPEN_S = 120.0  # to import a runtime and wake a device, whatever the limit of a configuration is
 
 
 class WorkerProcess:
@@ -35,11 +36,11 @@ class WorkerProcess:
     def __init__(
         self, spec: BackendSpec, index: int, start: int, inbox: Inbox, *, time_limit_s: float
     ) -> None:
-        self.start, self._limit_s = start, time_limit_s
+        self.start, self._time_limit_s = start, time_limit_s
         self.task: Task | None = None
         self.pending: dict[str, Config] = {}
         self.fault = ""
-        self.ready = False
+        self.ready = self.hung = False
         # A file and not a pipe: nobody has to empty it, and its end is there when the process is not.
         self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
@@ -51,7 +52,7 @@ class WorkerProcess:
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        self.deadline = time.monotonic() + time_limit_s
+        self.touch()
         self._reader = threading.Thread(target=self._read, args=(index, inbox), daemon=True)
         self._reader.start()
         self._send({"spec": spec.to_json(), "parent": os.getpid()})
@@ -77,8 +78,14 @@ class WorkerProcess:
 
     def touch(self) -> None:
         """Start the clock anew: the worker has shown that it lives."""
-        limit_s = self._limit_s if self.task is None else self.task.limit_s(self._limit_s)
-        self.deadline = time.monotonic() + limit_s
+        self.deadline = time.monotonic() + self.limit_s
+
+    @property
+    def limit_s(self) -> float:
+        """How long the process may be silent in what it does now."""
+        if not self.ready:
+            return max(self._time_limit_s, OPEN_S)
+        return self._time_limit_s if self.task is None else self.task.limit_s(self._time_limit_s)
 
     @property
     def busy(self) -> bool:
