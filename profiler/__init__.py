@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from profiler.backends import open_backend
 from profiler.plan import plan
 from profiler.runner import profile
+from profiler.spec import BackendSpec
+from profiler.workers import open_workers
 
 if TYPE_CHECKING:
     from profiler.onnx_export import export_onnx
 
-__all__ = ["export_onnx", "open_backend", "plan", "profile"]
+__all__ = ["BackendSpec", "export_onnx", "open_backend", "open_workers", "plan", "profile"]
 
 
 def __getattr__(name: str) -> Any:

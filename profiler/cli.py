@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +19,12 @@ from latency_model.ops import Config
 from latency_model.shapes import PRECISIONS, ConvShape
 
 if TYPE_CHECKING:
+    from latency_model.environment import Environment
     from latency_model.network import NetworkCost
     from latency_model.table import LatencyTable
     from latency_model.zoo import LoadedModel
-    from profiler.backends.base import Backend
     from profiler.runner import Network
+    from profiler.workers import Workers
 
 __all__ = ["app"]
 
@@ -72,7 +76,13 @@ def profile(
             metavar="TABLE", help="Where the table goes (.parquet); rows that it has are not measured again."
         ),
     ],
-    device: Annotated[str, typer.Option(help="What to time on: cpu.")] = "cpu",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to time on: cpu, cuda:0, several GPUs by repeating the option, or cuda:all.",
+            show_default="cpu",
+        ),
+    ] = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime, torch, or fake (for tests).")] = "onnxruntime",
     precision: Annotated[
         list[str] | None,
@@ -107,6 +117,25 @@ def profile(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what the table records as failed.")
     ] = False,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=1.0, help="After so long on one configuration its worker is replaced."
+        ),
+    ] = 300.0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Measure on the nodes of this Ray cluster; auto finds one."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many workers on the cluster.", show_default="one for each GPU, or node on CPUs"
+        ),
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", hidden=True, help="Measure in this process, to debug a back end.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say how many configurations and how long.")
     ] = False,
@@ -116,32 +145,91 @@ def profile(
 
     Stopped at any moment, the same command goes on where it was: every finished row is on the disk.
     """
-    from profiler.backends import open_backend, require_precision
+    from profiler.backends import require_precision
 
+    if workers is not None and cluster is None:
+        raise InputError(
+            "--workers is for a --cluster; on this machine there is one worker for each --device"
+        )
     for name in precision or ():
         if name not in PRECISIONS:
             raise InputError(f"unknown precision {name!r}; known are {', '.join(PRECISIONS)}")
     counts = _channel_counts(channels) if channels is not None else None
     start = time.perf_counter()
-    first = precision[0] if precision else None
-    with open_backend(runtime, device=device, precision=first, threads=threads) as backend:
+    with (
+        _ended_by_sigterm(),
+        _open(
+            runtime,
+            device or ["cpu"],
+            threads=threads,
+            cluster=cluster,
+            workers=workers,
+            time_limit_s=time_limit,
+            in_process=in_process,
+        ) as opened,
+    ):
+        described = opened.description
+        for name in precision or ():
+            require_precision(described, name)
         loaded = _load(
             models,
             batches=sorted(set(batch)) if batch else [None],
             precisions=list(dict.fromkeys(precision)) if precision else [None],
         )
-        ops = ops and getattr(backend, "times_ops", False)
-        reorders = getattr(backend, "reorders", False)
+        ops, reorders = ops and described.times_ops, described.reorders
         shapes = _plan([cost for _, cost in loaded], step=step, channels=counts, ops=ops, reorders=reorders)
         for needed in sorted({shape.precision for shape in shapes}):
-            require_precision(backend, needed)
+            require_precision(described, needed)
         if dry_run:
-            _dry_run(backend, shapes, out, json=json)
+            _dry_run(described.environment, shapes, out, json=json)
             return
         notes: list[str] = []
         whole = _networks(loaded, notes, ops=ops, reorders=reorders) if networks else []
-        table = _measure(backend, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
+        table = _measure(opened, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
     _summary(table, shapes, out, notes, seconds=time.perf_counter() - start, json=json)
+
+
+@contextlib.contextmanager
+def _open(
+    runtime: str,
+    devices: list[str],
+    *,
+    threads: int,
+    cluster: str | None,
+    workers: int | None,
+    time_limit_s: float,
+    in_process: bool,
+) -> Iterator[Workers]:
+    from profiler.spec import device_specs
+    from profiler.workers import open_workers
+    from profiler.workers.inprocess import InProcess
+
+    specs = device_specs(runtime, devices, threads=threads)
+    if not in_process:
+        with open_workers(specs, cluster=cluster, count=workers, time_limit_s=time_limit_s) as opened:
+            yield opened
+        return
+    if len(specs) > 1 or cluster is not None:
+        raise InputError("--in-process measures on one device of this machine; leave the others out")
+    with specs[0].open() as backend:
+        yield InProcess(backend)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: workers stop, and the table has what was measured."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where Python lets no handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _load(
@@ -214,10 +302,10 @@ def _networks(
     return whole
 
 
-def _dry_run(backend: Backend, shapes: Sequence[Config], out: Path, *, json: bool) -> None:
+def _dry_run(environment: Environment, shapes: Sequence[Config], out: Path, *, json: bool) -> None:
     from profiler.runner import missing
 
-    todo = missing(shapes, out=out, environment=backend.environment)
+    todo = missing(shapes, out=out, environment=environment)
     macs = sum(config.macs for config in todo if isinstance(config, ConvShape))
     seconds = _SECONDS_EACH * len(todo) + _RUNS_EACH * macs / _MACS_PER_SECOND
     if json:
@@ -232,7 +320,7 @@ def _dry_run(backend: Backend, shapes: Sequence[Config], out: Path, *, json: boo
 
 
 def _measure(
-    backend: Backend,
+    workers: Workers,
     shapes: Sequence[Config],
     whole: Sequence[Network],
     out: Path,
@@ -254,7 +342,7 @@ def _measure(
             bar.update(task, completed=done, total=total, note=f"{rate:.0f}/s {what}" if what else "")
 
         return run(
-            backend,
+            workers,
             shapes,
             out=out,
             networks=whole,

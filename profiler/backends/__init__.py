@@ -11,6 +11,7 @@ from latency_model.errors import DependencyError, InputError
 
 if TYPE_CHECKING:
     from profiler.backends.base import Backend
+    from profiler.workers.base import Description
 
 __all__ = ["GROUP", "known_backends", "open_backend", "require_precision"]
 
@@ -94,7 +95,7 @@ def _name(runtime: str, device: str) -> str:
     return runtime  # another's back end, which knows its devices itself
 
 
-def require_precision(backend: Backend, precision: str) -> None:
+def require_precision(backend: Backend | Description, precision: str) -> None:
     """Raise ``InputError`` when ``backend`` cannot time ``precision``."""
     if precision not in backend.precisions:
         environment = backend.environment

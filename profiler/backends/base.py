@@ -69,6 +69,7 @@ class OneByOne:
 
     at_once = 1
     times_ops = False  # whether it can time operators that are no convolutions
+    passes = 1  # how often a run measures each configuration, at different times
     reorders = False  # whether its runtime changes layouts as ONNX Runtime does on a CPU
 
     def measure(self, config: Config, *, run_id: str) -> Measurement:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from latency_model.environment import Environment
-from latency_model.errors import MeasurementError, ModelError
+from latency_model.errors import InputError, MeasurementError, ModelError
 from latency_model.measurement import Measurement
 from latency_model.ops import Config, OpShape
 from profiler.backends.base import OneByOne
@@ -34,6 +36,10 @@ class FakeDevice(OneByOne):
     deviation of a sample. For tests: shapes in ``fail_on`` cannot be timed (the first ``fail_times`` times,
     always if None), the process dies without a word after ``crash_after`` measurements, each measurement
     sleeps ``delay_s``, and from measurement ``drift_after`` on everything takes ``drift_factor`` as long.
+    ``crash_on`` end the process by ``crash_signal`` (only as long as the file ``crash_marker``, if one is
+    named, does not exist; the crash makes it), as ``die_at_start`` does at once, ``hang_on`` never end,
+    ``break_on`` raise ``break_error`` as no measuring error, and ``refuse`` is why the device cannot be opened.
+    Shapes may be given as text, so that a ``BackendSpec`` can hold all of this.
     """
 
     precisions = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -52,18 +58,35 @@ class FakeDevice(OneByOne):
         other_us: float = 1.0,
         tile_in: int = 8,
         tile_out: int = 16,
-        fail_on: Sequence[Config] = (),
+        fail_on: Sequence[Config | str] = (),
         fail_times: int | None = None,
         crash_after: int | None = None,
         delay_s: float = 0.0,
         drift_after: int | None = None,
         drift_factor: float = 1.2,
+        crash_on: Sequence[Config | str] = (),
+        crash_signal: int = signal.SIGSEGV,
+        crash_marker: str = "",
+        hang_on: Sequence[Config | str] = (),
+        break_on: Sequence[Config | str] = (),
+        break_error: str = "an illegal memory access was encountered",
+        refuse: str = "",
+        die_at_start: bool = False,
+        at_once: int = 1,
     ) -> None:
+        if refuse:
+            raise InputError(refuse)
+        if die_at_start and not (crash_marker and Path(crash_marker).exists()):
+            _crash(crash_signal, crash_marker)
+        self.at_once = at_once
+        self._crash_on, self._hang_on, self._break_on = map(_texts, (crash_on, hang_on, break_on))
+        self._crash_signal, self._crash_marker = crash_signal, crash_marker
+        self._break_error = break_error
         self._seed, self._noise = seed, noise
         self._macs_per_us, self._bytes_per_us = macs_per_us * threads, bytes_per_us
         self._launch_us, self._other_us = launch_us, other_us
         self._tile_in, self._tile_out = tile_in, tile_out
-        self._fail_on, self._fail_times = frozenset(fail_on), fail_times
+        self._fail_on, self._fail_times = _texts(fail_on), fail_times
         self._failed: dict[Config, int] = {}
         self._crash_after, self._delay_s = crash_after, delay_s
         self._drift_after, self._drift_factor = drift_after, drift_factor
@@ -128,7 +151,8 @@ class FakeDevice(OneByOne):
             os._exit(9)
         if self._delay_s:
             time.sleep(self._delay_s)
-        if config in self._fail_on:
+        self._misbehave(config.text)
+        if config.text in self._fail_on:
             self._failed[config] = self._failed.get(config, 0) + 1
             if self._fail_times is None or self._failed[config] <= self._fail_times:
                 raise MeasurementError(f"the fake device was told to fail on {config}")
@@ -136,6 +160,14 @@ class FakeDevice(OneByOne):
         self._measured += 1
         sampled = summarise(samples, policy=Policy(relative=1.0))
         return measurement(sampled, method="fake", run_id=run_id)
+
+    def _misbehave(self, text: str) -> None:
+        if text in self._crash_on and not (self._crash_marker and Path(self._crash_marker).exists()):
+            _crash(self._crash_signal, self._crash_marker)
+        if text in self._hang_on:
+            time.sleep(1e6)
+        if text in self._break_on:
+            raise RuntimeError(self._break_error)
 
     def network_us(self, model: bytes) -> float:
         """Return the exact latency of a network: its operators, and a constant for each without a shape."""
@@ -166,3 +198,13 @@ class FakeDevice(OneByOne):
                 measurement(summarise(samples, policy=Policy(relative=1.0)), method="fake", run_id=run_id)
             )
         return rows
+
+
+def _texts(configs: Iterable[Config | str]) -> frozenset[str]:
+    return frozenset(map(str, configs))
+
+
+def _crash(number: int, marker: str) -> None:
+    if marker:
+        Path(marker).touch()
+    os.kill(os.getpid(), number)

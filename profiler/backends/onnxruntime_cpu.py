@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +17,8 @@ from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
 from profiler.backends.base import OneByOne, cpu_isa, cpu_name
 from profiler.backends.onnxruntime_ops import OpTimer
+from profiler.cpu_conditions import Conditions
+from profiler.cpu_timer import cpu_timer
 from profiler.graphs import INPUT, conv_copies, input_array, sink_copies
 from profiler.sampling import Policy, Sampled, collect, measurement, summarise, warm_up
 
@@ -49,15 +51,6 @@ def session(
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _timer(run: Callable[[], object]) -> Callable[[], float]:
-    def once() -> float:
-        start = time.perf_counter_ns()
-        run()
-        return (time.perf_counter_ns() - start) / 1e3
-
-    return once
-
-
 def _copies(shape: ConvShape) -> int:
     """Return how many copies to time against one: 9 of a small shape, 3 of a large one.
 
@@ -78,6 +71,7 @@ class OnnxRuntimeCpu(OneByOne):
 
     precisions = ("fp32",)
     times_ops = True
+    passes = 2
     reorders = True  # it changes between the plain and the blocked layout
 
     def __init__(
@@ -97,6 +91,7 @@ class OnnxRuntimeCpu(OneByOne):
             )
         self._threads, self._optimisation, self._seed = threads, optimisation, seed
         self._policy = policy or Policy()
+        self._timer = cpu_timer(threads)
         self._sinks: dict[tuple[object, ...], Sampled] = {}
         self._ops = OpTimer(self._runner, policy=self._policy, seed=seed)
         self._environment = Environment(
@@ -119,7 +114,11 @@ class OnnxRuntimeCpu(OneByOne):
 
     def measure(self, config: Config, *, run_id: str) -> Measurement:
         """Return what one more copy of a convolution, or of another operator, adds to a session."""
-        shape = config
+        with Conditions() as around:
+            row = self._measure(config, run_id=run_id)
+        return dataclasses.replace(row, flags=(*row.flags, *around.flags)) if around.flags else row
+
+    def _measure(self, shape: Config, *, run_id: str) -> Measurement:
         if shape.precision not in self.precisions:
             raise MeasurementError(
                 f"ONNX Runtime on the CPU has no fast {shape.precision} kernels; use fp32: {shape}"
@@ -167,7 +166,7 @@ class OnnxRuntimeCpu(OneByOne):
 
     def _runner(self, model: bytes, feed: Mapping[str, Any]) -> Callable[[], float]:
         opened = self._open(model)
-        return _timer(lambda: opened.run(None, feed))
+        return lambda: self._timer(lambda: opened.run(None, feed))
 
     def _open(self, model: bytes) -> ort.InferenceSession:
         try:
@@ -178,14 +177,15 @@ class OnnxRuntimeCpu(OneByOne):
     def time_networks(
         self, models: Sequence[bytes], *, seed: int = 0, rounds: int = 20, run_id: str = ""
     ) -> list[Measurement]:
-        """Return the wall-clock time of a run of each network, by turns of ``1 + 4`` runs, ``rounds`` times.
+        """Return the time of a run of each network, by turns of ``1 + 4`` runs, ``rounds`` times.
 
         The first run of a turn is not counted: it finds the caches full of another network.
         """
         timers = []
         for model in models:
             opened = self._open(model)
-            timers.append(_timer(functools.partial(opened.run, None, _random_feed(opened, seed))))
+            run = functools.partial(opened.run, None, _random_feed(opened, seed))
+            timers.append(functools.partial(self._timer, run))
         times: list[list[float]] = [[] for _ in timers]
         try:
             for timer in timers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +14,7 @@ from latency_model.measurement import Measurement
 from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
 from profiler.backends.base import OneByOne, cpu_isa, cpu_name
+from profiler.cpu_timer import cpu_timer
 from profiler.sampling import Policy, collect, measurement, warm_up
 from profiler.torch_modules import DTYPES, ConvBlock, memory_format
 
@@ -30,6 +31,7 @@ class TorchCpu(OneByOne):
     channels-last. Sets the number of threads of this process; leaving the context restores it.
     """
 
+    passes = 2
     precisions = tuple(_DTYPES)
 
     def __init__(
@@ -38,6 +40,7 @@ class TorchCpu(OneByOne):
         if device != "cpu":
             raise InputError(f"PyTorch times on the CPU only in this version, not on {device}")
         self._policy, self._seed = policy or Policy(), seed
+        self._timer = cpu_timer(threads)
         self._before: int | None = torch.get_num_threads()
         torch.set_num_threads(threads)
         self._environment = Environment(
@@ -79,8 +82,7 @@ class TorchCpu(OneByOne):
             raise MeasurementError(f"PyTorch could not run {shape}: {str(error).splitlines()[0]}") from error
         return measurement(sampled, method="host-increment", run_id=run_id)
 
-    @staticmethod
-    def _draw(shape: ConvShape, copies: int) -> Callable[[], float]:
+    def _draw(self, shape: ConvShape, copies: int) -> Callable[[], float]:
         form = memory_format(shape.layout)
         dtype = _DTYPES[shape.precision]
         blocks = [ConvBlock(shape).eval().to(dtype).to(memory_format=form) for _ in range(copies)]
@@ -89,14 +91,13 @@ class TorchCpu(OneByOne):
         first = torch.randn(shape.batch, shape.out_channels, shape.out_height, shape.out_width)
         residual = first.to(dtype, memory_format=form)
 
-        def timed(count: int) -> float:
+        def run(count: int) -> None:
             y = residual
-            start = time.perf_counter_ns()
             for block in blocks[:count]:
                 y = block(x, y)
-            return (time.perf_counter_ns() - start) / 1e3
 
-        return lambda: (-timed(1) + timed(copies)) / (copies - 1)
+        one, many = functools.partial(run, 1), functools.partial(run, copies)
+        return lambda: (-self._timer(one) + self._timer(many)) / (copies - 1)
 
     def time_networks(
         self,

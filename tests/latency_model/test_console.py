@@ -162,6 +162,7 @@ def slow_profile(tmp_path):
     out, log = tmp_path / "[/]" / "table.parquet", tmp_path / "log"
     command = [sys.executable, "-c", SLOW, str(log)]
     arguments = ["profile", "digits_resnet", "--runtime", "fake", "--step", "16", "--no-networks"]
+    arguments += ["--in-process"]  # the back end is patched in this process only
     arguments += ["--out", str(out)]
 
     def start(delay_s):

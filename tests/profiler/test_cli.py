@@ -202,3 +202,34 @@ def test_several_precisions_and_channels(out):
     assert {shape.precision for shape in table} == {"fp32", "fp16"}
     assert {shape.out_channels for shape in table} == {4, 8, 16}
     assert data["failed"] == {}
+
+
+def test_several_devices_share_the_work_and_are_each_named_once(out):
+    data = report("tiny", "--runtime", "fake", "--device", "a", "--device", "b", "--out", out)
+    assert (data["rows"], data["failed"]) == (6, {})
+    with pytest.raises(InputError, match="a is given twice"):
+        raise run("tiny", "--runtime", "fake", "--device", "a", "--device", "a", "--out", out).exception
+
+
+def test_the_same_table_comes_out_of_this_process(out):
+    data = report("tiny", "--runtime", "fake", "--out", out)
+    here = report("tiny", "--runtime", "fake", "--out", f"{out}2", "--in-process")
+    assert data["rows"] == here["rows"]
+    rows = [{s: row.latency_us for s, row in LatencyTable.load(path).items()} for path in (out, f"{out}2")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--workers", 2), "--workers is for a --cluster"),
+        (("--in-process", "--device", "a", "--device", "b"), "--in-process measures on one device"),
+        (("--cluster", "nowhere", "--device", "a", "--device", "b"), "one --device only"),
+        (("--device", "cuda:all"), "nvidia-smi"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(out, words, says, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    result = run("tiny", "--runtime", "fake", *words, "--out", out)
+    assert isinstance(result.exception, InputError), result.exception
+    assert says in str(result.exception)

@@ -116,8 +116,8 @@ def test_drift_flags_the_rows_since_the_last_sentinel(path):
     assert [first[shape].flags for shape in SHAPES] == [(), ("drift",), ()]
     with Journal(path, ENVIRONMENT) as journal:
         assert journal.contents.table() == first
-        assert journal.contents.sentinel == (SHAPES[0], 1.0)
-        assert not journal.contents.open_segment
+        assert journal.contents.sentinels == {"": (SHAPES[0], 1.0)}
+        assert not journal.contents.open_segments
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
@@ -131,3 +131,74 @@ def test_a_full_disk_is_one_sentence(path, monkeypatch):
         monkeypatch.setattr("profiler.journal.os.fsync", Mock(side_effect=OSError(28, "No space")))
         with pytest.raises(InputError, match="make room"):
             journal.add_row(SHAPES[0], row(SHAPES[0]))
+
+
+def test_a_journal_of_version_1_is_read_and_from_then_on_refused_by_older_readers(path):
+    fill(path)
+    lines = [json.loads(raw) for raw in path.read_bytes().splitlines()]
+    lines[0]["version"] = 1
+    lines.insert(2, {"kind": "sentinel", "config": SHAPES[0].text, "latency_us": 2.0, "drift": True})
+    for line in lines:
+        line.pop("worker", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with Journal(path, ENVIRONMENT) as journal:
+        assert list(journal.contents.rows) == SHAPES[:2]
+        assert journal.contents.rows[SHAPES[0]].flags == ("drift",)
+        assert journal.contents.sentinels == {"": (SHAPES[0], 2.0)}
+        assert journal.contents.failures == {SHAPES[2]: "told to"}
+        table = journal.contents.table()
+    again = path.read_bytes()
+    assert json.loads(again.splitlines()[-1])["version"] == 2
+    with Journal(path, ENVIRONMENT) as journal:
+        assert journal.contents.table() == table
+    assert path.read_bytes() == again
+
+
+def test_a_sentinel_speaks_for_its_own_worker_only(path):
+    with Journal(path, ENVIRONMENT) as journal:
+        journal.add_rows([(SHAPES[0], row(SHAPES[0])), (SHAPES[1], row(SHAPES[1]))], worker="a")
+        journal.add_row(SHAPES[2], row(SHAPES[2]), worker="b")
+        journal.add_sentinel(SHAPES[0], 1.0, drift=True, worker="a")
+        first = journal.contents.table()
+        assert journal.contents.open_segments == {"b": [SHAPES[2]]}
+    assert [first[shape].flags for shape in SHAPES] == [("drift",), ("drift",), ()]
+    with Journal(path, ENVIRONMENT) as journal:
+        assert journal.contents.table() == first
+        assert journal.contents.sentinels == {"a": (SHAPES[0], 1.0)}
+
+
+def test_rows_that_come_together_wait_for_the_disk_once(path, monkeypatch):
+    with Journal(path, ENVIRONMENT) as journal:
+        waits = Mock()
+        monkeypatch.setattr("profiler.journal.os.fsync", waits)
+        journal.add_rows([(shape, row(shape)) for shape in SHAPES])
+        assert waits.call_count == 1
+
+
+def test_damage_is_said_with_the_command_that_keeps_what_is_before_it(path):
+    fill(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\0\0\0\n", *lines[2:]]))
+    size = len(lines[0]) + len(lines[1])
+    with pytest.raises(TableError, match=f"truncate -s {size} "):
+        Journal(path, ENVIRONMENT)
+    with path.open("r+b") as stream:
+        stream.truncate(size)
+    with Journal(path, ENVIRONMENT) as journal:
+        assert list(journal.contents.rows) == SHAPES[:1]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_at_the_disk_leaves_the_contents_of_the_file(path, monkeypatch, when):
+    """Before the wait for the disk or right after it: what the file has counts."""
+    with Journal(path, ENVIRONMENT) as journal:
+        journal.add_row(SHAPES[0], row(SHAPES[0]))
+        if when == "before":
+            monkeypatch.setattr("profiler.journal.os.fsync", Mock(side_effect=KeyboardInterrupt))
+        else:
+            monkeypatch.setattr(type(journal.contents), "add_row", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            journal.add_row(SHAPES[1], row(SHAPES[1]))
+        monkeypatch.undo()
+        assert list(journal.reread().rows) == SHAPES[:2]
+        assert list(journal.contents.open_segments[""]) == SHAPES[:2]

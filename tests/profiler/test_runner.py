@@ -311,7 +311,7 @@ class Disturbed(FakeDevice):
 def test_a_network_counts_when_its_two_fastest_readings_agree(
     out, monkeypatch, factors, kept, reads, flagged
 ):
-    monkeypatch.setattr("profiler.runner._PAUSE_S", 0.0)
+    monkeypatch.setattr("profiler.network_times._PAUSE_S", 0.0)
     device = Disturbed(factors=factors)
     table = profile(device, SHAPES[:2], out=out, networks=[NETWORK])
     assert device.read == reads
