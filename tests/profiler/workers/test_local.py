@@ -274,8 +274,9 @@ def test_however_the_parent_ends_no_worker_outlives_it(out, how, delay_s):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     pids = list(map(int, process.stdout.readline().split()))
-    while delay_s < 1 and int(process.stdout.readline()) < 3:
+    while int(process.stdout.readline()) < (3 if delay_s < 1 else 0):
         pass
+    time.sleep(0.5)  # so that the workers are in the middle of a measurement, which at 1000 s never ends
     process.send_signal(how)
     process.stdout.read()
     process.wait(timeout=30)
