@@ -22,12 +22,7 @@ from profiler.workers import open_workers
 SHAPES = [ConvShape(1, i, 8, 8, o) for i in range(8, 56, 8) for o in range(8, 56, 8)]
 BAD = SHAPES[5]
 
-# Ray itself opens files and subprocesses that it leaves to the garbage collector.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
