@@ -27,6 +27,8 @@ _PARTS = (
     ("one", "one", 1e-3),
     ("flat", "flat", 5e-2),
     ("bent", "bent", 1e-3),
+    ("one", "steps", 1e-3),
+    ("steps", "one", 1e-3),
     ("bent", "steps", 1e-3),
     ("steps", "bent", 1e-3),
     ("steps", "steps", 3e-4),
@@ -42,7 +44,7 @@ DEFAULT_WEIGHTS: Array = np.array([*(weight for _, _, weight in _PARTS), 2e-4])
 DEFAULT_WEIGHTS.setflags(write=False)
 _PRIOR_SD = 2.0  # of the logarithm of a weight
 _JITTER = 1e-9
-_FIT_POINTS, _FIT_CALLS = 110, 30
+_FIT_POINTS, _FIT_CALLS = 110, 40
 _OUTLIER = 2.5
 _SOLVE_FLOPS = 1.2e11
 
@@ -69,6 +71,10 @@ def _axis(counts: NDArray[np.int64]) -> dict[str, Array]:
         "bent-aligned": bent * aligned,
         "steps-aligned": steps * aligned,
     }
+
+
+def _root(matrix: Array) -> Array:
+    return np.asarray(np.linalg.cholesky(matrix), dtype=np.float64)
 
 
 class Surface:
@@ -122,8 +128,11 @@ class Sample:
 
 @dataclass
 class Posterior:
-    """What a sample says of the whole surface: ``mean``, and per sampled cell ``left_out`` (its residual and
-    variance, were it not in the sample). Cells far off their neighbours lose their say on them."""
+    """What a sample says of the whole surface.
+
+    ``residual`` and ``variance`` are, per sampled cell, its distance from what the others say and the variance
+    of that. Cells far off lose most of their say on the others.
+    """
 
     sample: Sample
     weights: Array
@@ -138,7 +147,7 @@ class Posterior:
         nugget = own + s.noise
         base = nugget.copy()
         for last in (False, False, True):
-            root = np.linalg.cholesky(within + np.diag(nugget + _JITTER))
+            root = _root(within + np.diag(nugget + _JITTER))
             inverse = cho_solve((root, True), np.eye(len(base)))
             pull = inverse @ s.values
             diagonal = np.diag(inverse)
@@ -158,9 +167,7 @@ class Posterior:
         if len(seen) ** 2 * len(cells) > _SOLVE_FLOPS:  # every other point: wider, and within seconds
             seen = seen[:: int(np.ceil(np.sqrt(len(seen) ** 2 * len(cells) / _SOLVE_FLOPS)))]
             own_part = float(self.weights[-1]) + _JITTER
-            root = np.linalg.cholesky(
-                s.surface.between(seen, seen, self.weights) + own_part * np.eye(len(seen))
-            )
+            root = _root(s.surface.between(seen, seen, self.weights) + own_part * np.eye(len(seen)))
         for start in range(0, len(cells), 4096):
             across = s.surface.between(seen, cells[start : start + 4096], self.weights)
             half = solve_triangular(root, across, lower=True)
@@ -214,8 +221,8 @@ def fit_weights(samples: Sequence[Sample], start: Array | None = None) -> Array:
         total, gradient = 0.5 * float(away @ away), np.zeros_like(logs)
         for (_, values, noise), parts in zip(prepared, flat, strict=True):
             n = len(values)
-            matrix = (weights[:-1] @ parts).reshape(n, n) + np.diag(weights[-1] + noise + _JITTER)
-            root = np.linalg.cholesky(matrix)
+            matrix: Array = (weights[:-1] @ parts).reshape(n, n) + np.diag(weights[-1] + noise + _JITTER)
+            root = _root(matrix)
             inverse = cho_solve((root, True), np.eye(n))
             pull = inverse @ values
             total += 0.5 * float(values @ pull) + float(np.log(np.diag(root)).sum())
@@ -224,12 +231,18 @@ def fit_weights(samples: Sequence[Sample], start: Array | None = None) -> Array:
             gradient[-1] += 0.5 * np.trace(slope)
         return total, gradient * weights + away / _PRIOR_SD
 
-    found = minimize(
-        loss,
-        usual if start is None else np.log(start),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(-16.0, 3.0)] * len(usual),
-        options={"maxfun": _FIT_CALLS},
-    )
-    return np.exp(found.x)
+    # The likelihood has several tops: one is looked for from mostly smooth, one from mostly stairs.
+    stairs = np.array([np.log(0.1 if "one" in (a, b) and "steps" in (a, b) else 1e-4) for a, b, _ in _PARTS])
+    starts = [usual, np.append(stairs, np.log(1e-4))] if start is None else [np.log(start)]
+    found = [
+        minimize(
+            loss,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-16.0, 3.0)] * len(usual),
+            options={"maxfun": _FIT_CALLS},
+        )
+        for first in starts
+    ]
+    return np.asarray(np.exp(min(found, key=lambda one: one.fun).x), dtype=np.float64)

@@ -9,6 +9,7 @@ Inference for Regression, JASA 2018, section 5.2.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +23,15 @@ from latency_model.kriging import DEFAULT_WEIGHTS, Posterior, Sample, Surface, f
 from latency_model.measurement import Measurement
 from latency_model.shapes import ConvShape
 
-__all__ = ["FewPoints", "GridModel", "Reconstruction", "axis_counts", "reconstruct", "reconstruct_many"]
+__all__ = ["GridModel", "Reconstruction", "axis_counts", "reconstruct", "reconstruct_many"]
 
 Array = NDArray[np.float64]
 COVERAGE = 0.95
+_BLOCKS = (1, 16, 32, 64)
 LEAST = 4  # measured points of a site, below which nothing is reconstructed
 _Z95 = 1.959963984540054
 _SHRINK = 2.0  # pseudo-observations that hold the local scale at 1
 _LARGEST = 1.5  # no half interval is wider, in natural-logarithm units
-
-
-class FewPoints(InputError):
-    """A site has too few measured points to say anything of the others."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class GridModel:
         self, rows: Mapping[ConvShape, Measurement], inputs: Sequence[int], outputs: Sequence[int]
     ) -> None:
         if not rows:
-            raise FewPoints("a grid needs measured points to be reconstructed from, and there are none")
+            raise InputError("a grid needs measured points to be reconstructed from, and there are none")
         sites = {shape.site for shape in rows}
         if len(sites) != 1:
             raise InputError(f"one convolution site is reconstructed at a time, not {len(sites)}")
@@ -80,7 +78,7 @@ class GridModel:
             if s.in_channels in position and (line or s.out_channels in column)
         )
         if len(found) < min(LEAST, self.surface.shape[0] * self.surface.shape[1]):
-            raise FewPoints(
+            raise InputError(
                 f"{self.site.text} has {len(found)} measured points on its grid; measure at least {LEAST}"
             )
         self.cells = np.array([(i, j) for i, j, _ in found], dtype=np.int64)
@@ -90,7 +88,9 @@ class GridModel:
         self.trend = _trend(self.surface, self.cells, us)
         noise = np.array([(row.high_us - row.low_us) / (2 * _Z95 * row.latency_us) for row in values]) ** 2
         self.sample = Sample(
-            self.surface, self.cells, np.log(us) - self.trend[self.cells[:, 0], self.cells[:, 1]],
+            self.surface,
+            self.cells,
+            np.log(us) - self.trend[self.cells[:, 0], self.cells[:, 1]],
             np.minimum(noise, 0.05),
         )
         self.posterior: Posterior | None = None
@@ -147,19 +147,27 @@ class GridModel:
         us[i, j] = [row.latency_us for row in self.rows]
         low[i, j] = [row.low_us for row in self.rows]
         high[i, j] = [row.high_us for row in self.rows]
-        return Reconstruction(
-            self.site, self.surface.inputs, self.surface.outputs, us, low, high, measured
-        )
+        return Reconstruction(self.site, self.surface.inputs, self.surface.outputs, us, low, high, measured)
 
 
 def _trend(surface: Surface, cells: NDArray[np.int64], us: Array) -> Array:
-    """Return the logarithm of launch + input + output + product terms, all of them non-negative."""
-    a, b = surface.inputs[:, None].astype(np.float64), surface.outputs[None].astype(np.float64)
-    terms = np.stack(np.broadcast_arrays(1.0, a, b, a * b), axis=-1)
-    relative = terms[cells[:, 0], cells[:, 1]] / us[:, None]
-    size = relative.mean(axis=0)
-    factors, _ = nnls(relative / size, np.ones(len(us)))
-    return np.log(np.maximum(terms @ (factors / size), 0.5 * us.min()))
+    """Return the logarithm of launch + input + output + product terms, all of them non-negative.
+
+    The counts are rounded up to a block, as a kernel computes whole blocks of channels: the block of each axis
+    that fits best.
+    """
+    best, least = np.zeros(surface.shape), math.inf
+    for block_in, block_out in itertools.product(_BLOCKS, repeat=2):
+        a = np.ceil(surface.inputs / block_in)[:, None] * block_in
+        b = np.ceil(surface.outputs / block_out)[None] * block_out
+        terms = np.stack(np.broadcast_arrays(1.0, a, b, a * b), axis=-1)
+        relative = terms[cells[:, 0], cells[:, 1]] / us[:, None]
+        size = relative.mean(axis=0)
+        factors, misfit = nnls(relative / size, np.ones(len(us)))
+        # A coarser block must be clearly better: with few points some block always fits by chance.
+        if misfit < 0.95 * least:
+            best, least = np.log(np.maximum(terms @ (factors / size), 0.5 * us.min())), misfit
+    return best
 
 
 def axis_counts(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -182,7 +190,7 @@ def reconstruct(
 
     Deterministic. Measured points are returned exactly. ``weights`` are those of ``fit_weights``, fitted on
     ``rows`` alone if not given: sites of one device and batch are better fitted together, with
-    ``reconstruct_many``. Raises ``FewPoints`` when fewer than four points of the grid are measured.
+    ``reconstruct_many``. Raises ``InputError`` when fewer than four points of the grid are measured.
     """
     model = GridModel(rows, inputs, outputs)
     model.condition(fit_weights([model.sample]) if weights is None else weights)

@@ -176,9 +176,7 @@ class AdaptivePlan:
         known = [len(cells) for cells in self._cells]
         target = int(self.limit * (_FIRST + (1.0 - _FIRST) * len(self._batches) / (ROUNDS - 1)))
         room = min(target, self.limit) - sum(known)
-        models = [
-            self._model(grid, cells, rows) for grid, cells in zip(self.grids, self._cells, strict=True)
-        ]
+        models = [self._model(grid, cells, rows) for grid, cells in zip(self.grids, self._cells, strict=True)]
         samples = [model.sample for model in models if model is not None]
         if room <= 0 or not samples:
             return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +15,11 @@ from latency_model.errors import InputError
 from latency_model.shapes import PRECISIONS, ConvShape
 
 if TYPE_CHECKING:
+    from latency_model.measurement import Measurement
     from latency_model.network import NetworkCost
     from latency_model.table import LatencyTable
     from latency_model.zoo import LoadedModel
+    from profiler.adaptive import AdaptivePlan
     from profiler.backends.base import Backend
     from profiler.runner import Network
 
@@ -82,6 +84,16 @@ def profile(
         ),
     ] = None,
     step: Annotated[int, typer.Option(min=1, help="Distance of the channel counts of the grids.")] = 8,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive", help="Measure a part of the points, where the steps are; estimate the rest."
+        ),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Part of the points that --adaptive measures at most.", show_default="0.05"),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime within an operator.")] = 1,
     networks: Annotated[bool, typer.Option(help="Time the whole networks too.")] = True,
     retry_failed: Annotated[
@@ -98,6 +110,8 @@ def profile(
     """
     from profiler.backends import open_backend, require_precision
 
+    if budget is not None and not adaptive:
+        raise InputError("--budget is of an adaptive plan; give --adaptive as well")
     if precision not in (None, *PRECISIONS):
         raise InputError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
     start = time.perf_counter()
@@ -106,12 +120,18 @@ def profile(
         shapes = _plan([cost for _, cost in loaded], step=step)
         for needed in sorted({shape.precision for shape in shapes}):
             require_precision(backend, needed)
+        plan = _adaptive(shapes, budget) if adaptive else None
         if dry_run:
-            _dry_run(backend, shapes, out, json=json)
+            _dry_run(backend, shapes, out, plan=plan, json=json)
             return
         notes: list[str] = []
         whole = _networks(loaded, notes) if networks else []
-        table = _measure(backend, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
+        if plan is not None:
+            table, shapes = _measure_adaptively(
+                backend, plan, whole, out, notes, quiet=json, retry_failed=retry_failed
+            )
+        else:
+            table = _measure(backend, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
     _summary(table, shapes, out, notes, seconds=time.perf_counter() - start, json=json)
 
 
@@ -132,6 +152,12 @@ def _plan(costs: Sequence[NetworkCost], *, step: int) -> tuple[ConvShape, ...]:
     from profiler.plan import plan
 
     return plan(costs, step=step)
+
+
+def _adaptive(shapes: Sequence[ConvShape], budget: float | None) -> AdaptivePlan:
+    from profiler.adaptive import BUDGET, AdaptivePlan, site_grids
+
+    return AdaptivePlan(site_grids(shapes), BUDGET if budget is None else budget)
 
 
 def _networks(loaded: Sequence[tuple[LoadedModel, NetworkCost]], notes: list[str]) -> list[Network]:
@@ -159,12 +185,27 @@ def _networks(loaded: Sequence[tuple[LoadedModel, NetworkCost]], notes: list[str
     return whole
 
 
-def _dry_run(backend: Backend, shapes: Sequence[ConvShape], out: Path, *, json: bool) -> None:
+def _dry_run(
+    backend: Backend, shapes: Sequence[ConvShape], out: Path, *, plan: AdaptivePlan | None, json: bool
+) -> None:
     from profiler.runner import missing
 
     todo = missing(shapes, out=out, environment=backend.environment)
     macs = sum(config.macs for config in todo if isinstance(config, ConvShape))
     seconds = _SECONDS_EACH * len(todo) + _RUNS_EACH * macs / _MACS_PER_SECOND
+    if plan is not None:
+        seconds *= min(1.0, plan.limit / max(len(todo), 1))
+        at_most = min(plan.limit, len(todo))
+        if json:
+            console.print_json(
+                {"configurations": len(shapes), "at_most": at_most, "estimated_seconds": round(seconds, 1)}
+            )
+            return
+        console.out.print(
+            f"at most {at_most} of {len(shapes)} configurations, in rounds: about {seconds:.0f} s on one core",
+            highlight=False,
+        )
+        return
     if json:
         console.print_json(
             {"configurations": len(shapes), "missing": len(todo), "estimated_seconds": round(seconds, 1)}
@@ -207,6 +248,51 @@ def _measure(
             note=notes.append,
             retry_failed=retry_failed,
         )
+
+
+def _measure_adaptively(
+    backend: Backend,
+    plan: AdaptivePlan,
+    whole: Sequence[Network],
+    out: Path,
+    notes: list[str],
+    *,
+    quiet: bool,
+    retry_failed: bool,
+) -> tuple[LatencyTable, tuple[ConvShape, ...]]:
+    """Measure the rounds of ``plan``; return the table and what was asked for."""
+    from profiler.adaptive import ROUNDS, Round, profile_adaptively
+    from profiler.runner import profile as run
+
+    tables: list[LatencyTable] = []
+    with console.progress(quiet=quiet) as bar:
+        task = bar.add_task("measuring", total=plan.limit, note="")
+        said: list[Round] = []
+
+        def progress(done: int, total: int, what: str) -> None:  # noqa: ARG001 - of the batch, not of the plan
+            note = f"round {said[-1].number} of at most {ROUNDS} {what}"
+            bar.update(task, completed=said[-1].measured + done, note=note)
+
+        def measure(
+            batch: Sequence[ConvShape],
+        ) -> tuple[Mapping[ConvShape, Measurement], Collection[ConvShape]]:
+            table = run(
+                backend,
+                batch,
+                out=out,
+                networks=() if tables else whole,
+                progress=progress,
+                note=notes.append,
+                retry_failed=retry_failed,
+            )
+            tables.append(table)
+            return table, {shape for shape in table.failures if isinstance(shape, ConvShape)}
+
+        asked = profile_adaptively(measure, plan, tell=said.append)
+    notes.append(
+        f"{len(asked)} of {plan.points} configurations were asked for; the latency model reconstructs the others"
+    )
+    return tables[-1], tuple(asked)
 
 
 def _summary(

@@ -26,7 +26,12 @@ DENSE = 292
 def load(path: Path) -> pd.DataFrame:
     rows = pd.read_parquet(path).reset_index(drop=True)
     rows["dense"] = rows.index < DENSE
-    keep = (rows.groups == 1) & (rows.in_channels % 8 == 0) & (rows.out_channels % 8 == 0) & (rows.in_channels >= 8)
+    keep = (
+        (rows.groups == 1)
+        & (rows.in_channels % 8 == 0)
+        & (rows.out_channels % 8 == 0)
+        & (rows.in_channels >= 8)
+    )
     return rows[keep & rows.batch.isin([8, 32]) & rows.kernel_size.isin([1, 3]) & rows.stride.isin([1, 2])]
 
 
@@ -96,7 +101,9 @@ def main() -> None:
         for offered in (0.3, 0.45, 0.6, 0.8, 0.95):
             candidate = with_values(best, np.array([*astuple(best)[:-2], noise, offered]))
             alike = nastiness(rows, predict(rows, candidate))
-            tried.append((sum(abs(np.sqrt(alike[k]) - np.sqrt(real[k])) for k in list(real)[1:]), noise, offered))
+            tried.append(
+                (sum(abs(np.sqrt(alike[k]) - np.sqrt(real[k])) for k in list(real)[1:]), noise, offered)
+            )
     _, noise, offered = min(tried)
     best = with_values(best, np.array([*astuple(best)[:-2], noise, offered]))
     error = np.abs(np.log(predict(rows, best)) - np.log(rows.conv_us.to_numpy()))

@@ -82,7 +82,8 @@ def kernels(kernel_size: int) -> tuple[Kernel, ...]:
         for m, n, k in sm90
     ]
     found += [
-        Kernel(f"sm80_xmma_fprop_implicit_gemm_tilesize{m}x{n}x{k}_warp", "sm80", m, n, k, 2) for m, n, k in sm80
+        Kernel(f"sm80_xmma_fprop_implicit_gemm_tilesize{m}x{n}x{k}_warp", "sm80", m, n, k, 2)
+        for m, n, k in sm80
     ]
     found += [
         Kernel(f"cutlass_tensorop_f16_s16816fprop_optimized_f16_{m}x{n}_{k}", "cutlass", m, n, k, 2)
@@ -112,7 +113,9 @@ def _hash01(seed: int, *columns: NDArray[np.int64]) -> Array:
     return (state >> np.uint64(11)).astype(np.float64) / 2.0**53 + 1e-12
 
 
-def kernel_us(kernel: Kernel, p: Parameters, pixels: Array, a: Array, b: Array, taps: Array, area: Array) -> Array:
+def kernel_us(
+    kernel: Kernel, p: Parameters, pixels: Array, a: Array, b: Array, taps: Array, area: Array
+) -> Array:
     """Return the time of one kernel: ``a`` and ``b`` channels, ``taps`` of the filter, ``area`` of the input."""
     blocks = np.ceil(pixels / kernel.pixels) * np.ceil(b / kernel.outputs) * kernel.parts
     waves = np.ceil(blocks / (SMS * kernel.resident))
@@ -133,8 +136,15 @@ def kernel_us(kernel: Kernel, p: Parameters, pixels: Array, a: Array, b: Array, 
 
 
 def latencies(
-    batch: NDArray, height: NDArray, kernel_size: int, stride: int, a: NDArray, b: NDArray,
-    *, parameters: Parameters = PARAMETERS, seed: int = 0,
+    batch: NDArray,
+    height: NDArray,
+    kernel_size: int,
+    stride: int,
+    a: NDArray,
+    b: NDArray,
+    *,
+    parameters: Parameters = PARAMETERS,
+    seed: int = 0,
 ) -> tuple[Array, list[str], NDArray[np.int64]]:
     """Return the true microseconds of fp16 convolutions, the kernels' names, and which one each point runs."""
     out = -(-height // stride)
@@ -142,12 +152,19 @@ def latencies(
     candidates = kernels(kernel_size)
     columns = [np.asarray(c, dtype=np.int64) for c in (batch, height, a, b)]
     taps = np.full(len(a), float(kernel_size**2))
-    times = np.stack([kernel_us(k, parameters, pixels, a.astype(float), b.astype(float), taps, area) for k in candidates])
+    times = np.stack(
+        [kernel_us(k, parameters, pixels, a.astype(float), b.astype(float), taps, area) for k in candidates]
+    )
     looks = np.empty_like(times)
     for row, _ in enumerate(candidates):
-        u, v, w = (_hash01(seed * 100003 + 31 * row + draw + 7919 * kernel_size + 104729 * stride, *columns) for draw in range(3))
+        u, v, w = (
+            _hash01(seed * 100003 + 31 * row + draw + 7919 * kernel_size + 104729 * stride, *columns)
+            for draw in range(3)
+        )
         noise = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
-        looks[row] = times[row] * np.exp(parameters.search_noise * noise) * np.where(w < parameters.offered, 1.0, 1e3)
+        looks[row] = (
+            times[row] * np.exp(parameters.search_noise * noise) * np.where(w < parameters.offered, 1.0, 1e3)
+        )
     chosen = looks.argmin(axis=0)
     return times[chosen, np.arange(len(a))], [k.name for k in candidates], chosen
 
@@ -159,7 +176,14 @@ def grid_truth(
     a, b = (axis.ravel() for axis in np.meshgrid(inputs, outputs, indexing="ij"))
     ones = np.ones(len(a), dtype=np.int64)
     us, names, chosen = latencies(
-        full.batch * ones, full.height * ones, full.kernel[0], full.stride[0], a, b, parameters=parameters, seed=seed
+        full.batch * ones,
+        full.height * ones,
+        full.kernel[0],
+        full.stride[0],
+        a,
+        b,
+        parameters=parameters,
+        seed=seed,
     )
     size = (len(inputs), len(outputs))
     return us.reshape(size), np.array(names, dtype=object)[chosen].reshape(size)

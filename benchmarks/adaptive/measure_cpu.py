@@ -56,7 +56,9 @@ def main() -> None:
                 except MeasurementError as error:
                     print(f"{shape}: {error}")
                     continue
-                writer.writerow([shape.text, *(f"{v:.3f}" for v in (row.latency_us, row.low_us, row.high_us))])
+                writer.writerow(
+                    [shape.text, *(f"{v:.3f}" for v in (row.latency_us, row.low_us, row.high_us))]
+                )
                 stream.flush()
 
 
