@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import astuple, asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np

@@ -1,16 +1,22 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from latency_model.errors import InputError
+from latency_model.harvest import harvest
 from latency_model.measurement import Measurement
 from latency_model.model import LatencyModel
 from latency_model.reconstruct import reconstruct_many
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
+from latency_model.zoo import load_model
 from profiler.adaptive import AdaptivePlan, profile_adaptively, site_grids
 from profiler.backends.fake import FakeDevice
+from profiler.cli import app
 from profiler.runner import profile
 
 FIRST = ConvShape(8, 64, 56, 56, 128, precision="fp16", layout="nhwc")
@@ -165,3 +171,32 @@ def test_an_adaptive_run_makes_a_table_of_measured_rows_that_estimates(tmp_path)
             grid.at(s.in_channels, s.out_channels).latency_us / device.true_us(s) - 1 for s in whole(FIRST)
         ]
     assert np.mean(np.abs(off)) < 0.03
+
+
+def command(*words):
+    result = CliRunner().invoke(app, [*map(str, words)])
+    return result.exit_code, result
+
+
+def test_the_command_measures_a_part_and_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "table.parquet"
+    words = ("resnet20", "--runtime", "fake", "--no-networks", "--adaptive", "--budget", "0.4", "--out", out)
+    code, result = command(*words, "--dry-run", "--json")
+    said = json.loads(result.stdout)
+    assert code == 0 and 0 < said["at_most"] <= 0.4 * said["configurations"]
+    code, result = command(*words, "--json")
+    assert code == 0
+    first = LatencyTable.load(out)
+    assert 0 < len(first) <= said["at_most"]
+    assert any("reconstructs the others" in note for note in json.loads(result.stdout)["notes"])
+    code, _ = command(*words, "--json")
+    assert code == 0 and dict(LatencyTable.load(out).items()) == dict(first.items())
+    network = harvest(load_model("resnet20"))
+    counts = {name: max(8, full - 16) for name, full in network.groups.items()}
+    estimate = LatencyModel.fit([first]).estimate(network, counts)
+    assert any("reconstructed" in flag for flag in estimate.flags)
+
+
+def test_a_budget_without_an_adaptive_plan_is_refused(tmp_path):
+    code, result = command("resnet20", "--budget", "0.1", "--out", tmp_path / "t.parquet")
+    assert code != 0 and isinstance(result.exception, InputError)
