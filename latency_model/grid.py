@@ -8,7 +8,7 @@ and it is monotone by construction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from latency_model.errors import InputError, TableError
 from latency_model.hull import convex_minorant
 from latency_model.measurement import Measurement
+from latency_model.reconstruct import Reconstruction
 from latency_model.shapes import ConvShape
 
 __all__ = ["KINDS", "ChannelGrid", "GridPoint", "convex_minorant", "efficient_counts"]
@@ -28,7 +29,11 @@ KINDS = ("envelope", "raw")
 
 @dataclass(frozen=True, slots=True)
 class GridPoint:
-    """A latency with its 95 % interval; ``source`` is ``measured``, or ``padded`` (see ``padded_to``)."""
+    """A latency with its 95 % interval, and where it is from.
+
+    ``source`` is ``measured``; ``reconstructed`` from measured points of the site; or, for counts that the grid
+    lacks, ``padded`` or ``padded, reconstructed``: those of ``padded_to``.
+    """
 
     latency_us: float
     low_us: float
@@ -42,7 +47,8 @@ class ChannelGrid:
     """Measured latencies of one convolution site by (input channels, output channels).
 
     A depthwise site has one free count: its grid is a line over the input channels. ``inputs`` and
-    ``outputs`` are the measured pairs in ascending order; the other arrays are parallel to them.
+    ``outputs`` are the known pairs in ascending order; the other arrays are parallel to them. ``measured`` marks
+    the pairs that are rows of a table, the others are reconstructed; None when all of them are rows.
     """
 
     site: ConvShape
@@ -51,6 +57,7 @@ class ChannelGrid:
     latency_us: Array
     low_us: Array
     high_us: Array
+    measured: NDArray[np.bool_] | None = None
 
     @classmethod
     def from_table(cls, table: Mapping[ConvShape, Measurement], shape: ConvShape) -> ChannelGrid:
@@ -89,6 +96,38 @@ class ChannelGrid:
             high_us=np.array([row.high_us for row in columns]),
         )
 
+    @classmethod
+    def from_reconstruction(cls, found: Reconstruction) -> ChannelGrid:
+        """Return the grid of all points of ``found``, with those that were not measured marked."""
+        shape = found.latency_us.shape
+        inputs = np.broadcast_to(found.inputs[:, None], shape).ravel()
+        outputs = np.broadcast_to(found.outputs[None], shape).ravel()
+        if found.site.depthwise:
+            outputs = inputs * (found.site.out_channels // found.site.in_channels)
+        return cls(
+            found.site,
+            inputs,
+            outputs,
+            found.latency_us.ravel(),
+            found.low_us.ravel(),
+            found.high_us.ravel(),
+            found.measured.ravel(),
+        )
+
+    def measured_only(self) -> ChannelGrid:
+        """Return the grid without its reconstructed points."""
+        if self.measured is None:
+            return self
+        names = ("inputs", "outputs", "latency_us", "low_us", "high_us")
+        kept = {name: getattr(self, name)[self.measured] for name in names}
+        return replace(self, **kept, measured=None)
+
+    @property
+    def filled(self) -> float:
+        """The known part of the pairs that the counts of the two sides span."""
+        span = len(np.unique(self.inputs)) * (1 if self.linked else len(np.unique(self.outputs)))
+        return len(self.inputs) / span
+
     @property
     def linked(self) -> bool:
         """Whether one count decides both sides: the site is depthwise."""
@@ -112,11 +151,14 @@ class ChannelGrid:
             raise TableError(self._beyond(in_channels, out_channels))
         chosen = exact if exact.any() else fits
         best = int(np.flatnonzero(chosen)[np.argmin(self.latency_us[chosen])])
+        source = "measured" if exact.any() else "padded"
+        if self.measured is not None and not self.measured[best]:
+            source = "reconstructed" if exact.any() else "padded, reconstructed"
         return GridPoint(
             float(self.latency_us[best]),
             float(self.low_us[best]),
             float(self.high_us[best]),
-            "measured" if exact.any() else "padded",
+            source,
             (int(self.inputs[best]), int(self.outputs[best])),
         )
 

@@ -25,6 +25,7 @@ from latency_model.measurement import NetworkRow
 from latency_model.network import NetworkCost, Site
 from latency_model.op_price import OpPrices
 from latency_model.ops import Config, OpShape
+from latency_model.reconstruct import LEAST, axis_counts, reconstruct_many
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 
@@ -33,6 +34,8 @@ __all__ = ["Estimate", "LatencyModel", "SiteCost", "explain"]
 FORMAT_VERSION = 1
 _TABLE, _MODEL = "table.parquet", "model.json"
 _SHOWN = 5
+# Below this part of the points that its counts span a site is taken for one of an adaptive plan.
+_SPARSE = 0.7
 # Quantile of the normal distribution of the 95 % intervals that measurements come with.
 _Z95 = 1.959963984540054
 
@@ -84,7 +87,22 @@ class LatencyModel:
         rows: dict[ConvShape, dict] = {}
         for shape, row in self.table.items():
             rows.setdefault(shape.site, {})[shape] = row
-        return {site: ChannelGrid.from_rows(group) for site, group in rows.items()}
+        grids = {site: ChannelGrid.from_rows(group) for site, group in rows.items()}
+        # Sites of an adaptive plan: few of the points that their counts span.
+        sparse = [
+            site for site, group in rows.items() if len(group) >= LEAST and grids[site].filled < _SPARSE
+        ]
+        groups = [
+            (
+                rows[s],
+                list(map(int, axis_counts(grids[s].inputs))),
+                list(map(int, axis_counts(grids[s].outputs))),
+            )
+            for s in sparse
+        ]
+        for found in reconstruct_many(groups):
+            grids[found.site] = ChannelGrid.from_reconstruction(found)
+        return grids
 
     @cached_property
     def _prices(self) -> OpPrices:
@@ -151,6 +169,7 @@ class LatencyModel:
             sites.append(SiteCost(site.name, shape, point.latency_us, source))
             variance += ((point.high_us - point.low_us) / (2 * _Z95)) ** 2
             flags["padded: the next measured channel counts were used"] += "padded" in source
+            flags["reconstructed from other channel counts, not measured"] += "reconstructed" in source
             flags["rows with another bias were used"] += "other bias" in source
             row = self.table.rows.get(shape)
             for flag in row.flags if row is not None else ():

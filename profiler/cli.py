@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from latency_model import console
 from latency_model.errors import InputError
 from latency_model.ops import Config
 from latency_model.shapes import PRECISIONS, ConvShape
 
 if TYPE_CHECKING:
-    from latency_model.environment import Environment
-    from latency_model.network import NetworkCost
-    from latency_model.table import LatencyTable
-    from latency_model.zoo import LoadedModel
-    from profiler.runner import Network
+    from profiler.adaptive import AdaptivePlan
     from profiler.workers import Workers
 
 __all__ = ["app"]
@@ -32,9 +27,6 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 
 _BATCH = ("--batch", "-b")
 _PRECISION = "--precision"
-_EXPORTED = ("fp32", "tf32")  # what a network exported with 32-bit floats may be computed in
-# For the estimate of a dry run only: building and warming up a configuration, runs of it, and their speed.
-_SECONDS_EACH, _RUNS_EACH, _MACS_PER_SECOND = 0.03, 30, 30e9
 
 
 class _SeveralValues(TyperCommand):
@@ -112,6 +104,16 @@ def profile(
     ops: Annotated[
         bool, typer.Option("--ops/--no-ops", help="Time the operators beside the convolutions too.")
     ] = True,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive", help="Measure a part of the points, where the steps are; estimate the rest."
+        ),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Part of the points that --adaptive measures at most.", show_default="0.05"),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime within an operator.")] = 1,
     networks: Annotated[bool, typer.Option(help="Time the whole networks too.")] = True,
     retry_failed: Annotated[
@@ -146,7 +148,14 @@ def profile(
     Stopped at any moment, the same command goes on where it was: every finished row is on the disk.
     """
     from profiler.backends import require_precision
+    from profiler.cli_plan import channel_counts, load, whole_networks
+    from profiler.cli_report import dry_run as report_dry_run
+    from profiler.cli_report import summary
+    from profiler.cli_run import measure, measure_adaptively
+    from profiler.plan import plan
 
+    if budget is not None and not adaptive:
+        raise InputError("--budget is of an adaptive plan; give --adaptive as well")
     if workers is not None and cluster is None:
         raise InputError(
             "--workers is for a --cluster; on this machine there is one worker for each --device"
@@ -154,7 +163,7 @@ def profile(
     for name in precision or ():
         if name not in PRECISIONS:
             raise InputError(f"unknown precision {name!r}; known are {', '.join(PRECISIONS)}")
-    counts = _channel_counts(channels) if channels is not None else None
+    counts = channel_counts(channels) if channels is not None else None
     start = time.perf_counter()
     with (
         _ended_by_sigterm(),
@@ -171,22 +180,31 @@ def profile(
         described = opened.description
         for name in precision or ():
             require_precision(described, name)
-        loaded = _load(
+        loaded = load(
             models,
             batches=sorted(set(batch)) if batch else [None],
             precisions=list(dict.fromkeys(precision)) if precision else [None],
         )
         ops, reorders = ops and described.times_ops, described.reorders
-        shapes = _plan([cost for _, cost in loaded], step=step, channels=counts, ops=ops, reorders=reorders)
+        shapes = plan([cost for _, cost in loaded], step=step, channels=counts, ops=ops, reorders=reorders)
         for needed in sorted({shape.precision for shape in shapes}):
             require_precision(described, needed)
+        rounds = _adaptive(shapes, budget) if adaptive else None
         if dry_run:
-            _dry_run(described.environment, shapes, out, json=json)
+            report_dry_run(
+                described.environment, shapes, out, passes=described.passes, plan=rounds, json=json
+            )
             return
         notes: list[str] = []
-        whole = _networks(loaded, notes, ops=ops, reorders=reorders) if networks else []
-        table = _measure(opened, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
-    _summary(table, shapes, out, notes, seconds=time.perf_counter() - start, json=json)
+        whole = whole_networks(loaded, notes, ops=ops, reorders=reorders) if networks else []
+        if rounds is None:
+            table = measure(opened, shapes, whole, out, notes, quiet=json, retry_failed=retry_failed)
+        else:
+            others = [shape for shape in shapes if not isinstance(shape, ConvShape)]
+            table, shapes = measure_adaptively(
+                opened, rounds, others, whole, out, notes, quiet=json, retry_failed=retry_failed
+            )
+    summary(table, shapes, out, notes, seconds=time.perf_counter() - start, json=json)
 
 
 @contextlib.contextmanager
@@ -232,173 +250,8 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _load(
-    models: Sequence[str], *, batches: Sequence[int | None], precisions: Sequence[str | None]
-) -> list[tuple[LoadedModel, NetworkCost]]:
-    """Return (loaded model, its cost) for each model, batch and precision."""
-    from latency_model.harvest import harvest
-    from latency_model.zoo import load_model
+def _adaptive(shapes: Sequence[Config], budget: float | None) -> AdaptivePlan:
+    from profiler.adaptive import BUDGET, AdaptivePlan, site_grids
 
-    loaded = [load_model(name) for name in models]
-    return [
-        (model, harvest(model, batch=batch, precision=precision))
-        for model in loaded
-        for batch in batches
-        for precision in precisions
-    ]
-
-
-def _channel_counts(text: str) -> list[int]:
-    """Return the counts that a text like ``8,16,32:64:16`` names, ascending, the ends of ranges included."""
-    counts: set[int] = set()
-    for part in text.split(","):
-        numbers = part.strip().split(":")
-        if len(numbers) > 3 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
-            raise InputError(
-                f"not channel counts: {part.strip()!r} in --channels {text}; write them like 8,16,24 or 8:64:8"
-            )
-        first, last, step = (*map(int, numbers), *(int(numbers[0]), 1)[len(numbers) - 1 :])[:3]
-        counts.update(range(first, last + 1, step))
-    if not counts:
-        raise InputError(
-            f"--channels {text} names no count; write a range from the smaller to the larger one"
-        )
-    return sorted(counts)
-
-
-def _plan(
-    costs: Sequence[NetworkCost], *, step: int, channels: Sequence[int] | None, ops: bool, reorders: bool
-) -> tuple[Config, ...]:
-    from profiler.plan import plan
-
-    return plan(costs, step=step, channels=channels, ops=ops, reorders=reorders)
-
-
-def _networks(
-    loaded: Sequence[tuple[LoadedModel, NetworkCost]], notes: list[str], *, ops: bool, reorders: bool
-) -> list[Network]:
-    """Return each network as ONNX; one that cannot be exported in its precision is left out with a note."""
-    from latency_model.harvest import onnx_at_batch
-
-    whole: list[Network] = []
-    for model, cost in loaded:
-        shapes = tuple(shape for _, shape in cost.shapes())
-        batch = shapes[0].batch
-        if model.onnx_path is not None:
-            data = onnx_at_batch(model.onnx_path, batch=batch)
-        elif shapes[0].precision in _EXPORTED:
-            from profiler.onnx_export import export_onnx
-
-            assert model.module is not None
-            data = export_onnx(model.module, model.input_shape, batch=batch)
-        else:
-            notes.append(
-                f"networks are exported in fp32, so the whole of {model.name} was not timed in "
-                f"{shapes[0].precision}; give it as an ONNX file of that precision"
-            )
-            continue
-        others = tuple(shape for _, shape in cost.op_shapes(reorders=reorders)) if ops else ()
-        whole.append((model.name, data, (*shapes, *others)))
-    return whole
-
-
-def _dry_run(environment: Environment, shapes: Sequence[Config], out: Path, *, json: bool) -> None:
-    from profiler.runner import missing
-
-    todo = missing(shapes, out=out, environment=environment)
-    macs = sum(config.macs for config in todo if isinstance(config, ConvShape))
-    seconds = _SECONDS_EACH * len(todo) + _RUNS_EACH * macs / _MACS_PER_SECOND
-    if json:
-        console.print_json(
-            {"configurations": len(shapes), "missing": len(todo), "estimated_seconds": round(seconds, 1)}
-        )
-        return
-    console.out.print(
-        f"{len(shapes)} configurations, {len(todo)} of them not in {out}: about {seconds:.0f} s on one core",
-        highlight=False,
-    )
-
-
-def _measure(
-    workers: Workers,
-    shapes: Sequence[Config],
-    whole: Sequence[Network],
-    out: Path,
-    notes: list[str],
-    *,
-    quiet: bool,
-    retry_failed: bool,
-) -> LatencyTable:
-    from profiler.runner import profile as run
-
-    start = time.perf_counter()
-    with console.progress(quiet=quiet) as bar:
-        task = bar.add_task("measuring", total=len(shapes), note="")
-        first: list[int] = []
-
-        def progress(done: int, total: int, what: str) -> None:
-            first.append(done) if not first else None
-            rate = (done - first[0]) / max(time.perf_counter() - start, 1e-9)
-            bar.update(task, completed=done, total=total, note=f"{rate:.0f}/s {what}" if what else "")
-
-        return run(
-            workers,
-            shapes,
-            out=out,
-            networks=whole,
-            progress=progress,
-            note=notes.append,
-            retry_failed=retry_failed,
-        )
-
-
-def _summary(
-    table: LatencyTable,
-    shapes: Sequence[Config],
-    out: Path,
-    notes: Sequence[str],
-    *,
-    seconds: float,
-    json: bool,
-) -> None:
-    failed = {shape.text: table.failures[shape] for shape in shapes if shape in table.failures}
-    flags: dict[str, int] = {}
-    for shape in shapes:
-        row = table.measured(shape)
-        for flag in row.flags if row is not None else ():
-            flags[flag] = flags.get(flag, 0) + 1
-    data = {
-        "table": str(out),
-        "rows": len(table) + len(table.ops),
-        "configurations": len(shapes),
-        "failed": failed,
-        "flags": flags,
-        "networks": [
-            {"name": n.name, "batch": n.shapes[0].batch if n.shapes else None, "us": n.measurement.latency_us}
-            for n in table.networks
-        ],
-        "notes": list(notes),
-        "seconds": round(seconds, 2),
-        "environment": table.environment.to_json(),
-    }
-    if json:
-        console.print_json(data)
-        return
-    from rich.table import Table
-
-    view = Table(title=f"Latency table {out}", show_header=False)
-    view.add_row("configurations asked for", str(len(shapes)))
-    view.add_row("rows in the table", str(len(table) + len(table.ops)))
-    view.add_row("failed", str(len(failed)))
-    for flag, count in sorted(flags.items()):
-        view.add_row(f"flagged {flag}", str(count))
-    for network in table.networks:
-        batch = f" batch {network.shapes[0].batch}" if network.shapes else ""
-        view.add_row(f"{network.name}{batch}, measured", f"{network.measurement.latency_us:.1f} us")
-    view.add_row("seconds", f"{seconds:.1f}")
-    view.add_row("environment", table.environment.text)
-    console.out.print(view)
-    for text, reason in failed.items():
-        console.err.print(f"failed: {text}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    for sentence in notes:
-        console.err.print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    grids = site_grids([shape for shape in shapes if isinstance(shape, ConvShape)])
+    return AdaptivePlan(grids, BUDGET if budget is None else budget)

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from latency_model import LatencyTable, zoo
 from latency_model.errors import InputError, ModelError
 from latency_model.zoo import LoadedModel
-from profiler.cli import _channel_counts, app
+from profiler.cli import app
+from profiler.cli_plan import channel_counts
 from profiler.testing import small_network
 
 
@@ -186,13 +187,13 @@ def test_operators_are_measured_unless_refused(out, net):
     [("8,16,24", {8, 16, 24}), ("8:32:8", {8, 16, 24, 32}), ("4:6", {4, 5, 6}), ("1,4:8:4", {1, 4, 8})],
 )
 def test_channels_take_lists_and_ranges(text, counts):
-    assert set(_channel_counts(text)) == counts
+    assert set(channel_counts(text)) == counts
 
 
 @pytest.mark.parametrize("text", ["", "8,", "0,8", "8:x", "9:8", "1:2:3:4", "1:9:0", "-8"])
 def test_what_names_no_channels_is_an_error(text):
     with pytest.raises(InputError, match="channels"):
-        _channel_counts(text)
+        channel_counts(text)
 
 
 def test_several_precisions_and_channels(out):
