@@ -39,7 +39,8 @@ def attribute(node, name):
 
 
 def kernel(node):
-    return next(tuple(entry.ints) for entry in node.attribute if entry.name == "kernel_shape")
+    # The convolution that the runtime makes of a batch norm has no such attribute.
+    return next((tuple(entry.ints) for entry in node.attribute if entry.name == "kernel_shape"), (1, 1))
 
 
 def optimised(module, shape, path):
@@ -127,7 +128,7 @@ def ours(network):
     return found + Counter({(kind, ()): count for kind, count in network.others.items()})
 
 
-def compare(loaded, path, *, except_for=()):
+def compare(loaded, path):
     patterns, others = optimised(loaded.module, loaded.input_shape, path)
     network = harvest(loaded, batch=1)
     from_file = harvest(load_model(str(path / "m.onnx")), batch=1)
@@ -139,13 +140,8 @@ def compare(loaded, path, *, except_for=()):
         patterns[(1, 1), "+".join(["conv", "bias", *dict(norm.attributes).values()])] -= 1
     assert Counter((site.shape.kernel, site.shape.pattern) for site in network.sites) == +patterns
     for harvested in (network, from_file):
-        expected = {key: count for key, count in others.items() if key[0] not in except_for}
-        found = {
-            key: count
-            for key, count in ours(harvested).items()
-            if key[0] not in (*except_for, "BatchNormalization")
-        }
-        assert in_blocks(found) == in_blocks(expected)
+        found = {key: n for key, n in ours(harvested).items() if key[0] != "BatchNormalization"}
+        assert in_blocks(found) == in_blocks(others)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "digits_resnet"])
@@ -155,12 +151,29 @@ def test_our_networks(name, tmp_path):
     compare(loaded, tmp_path)
 
 
+# Not among them: convnext_tiny, around whose linear layers the optimiser moves and cancels transposes, and the
+# VGGs and alexnet, whose adaptive pooling the exporter takes apart at this size.
+NAMES = (
+    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet50", "resnext50_32x4d"),
+    *(
+        "regnet_x_800mf",
+        "regnet_y_400mf",
+        "mnasnet1_0",
+        "efficientnet_b0",
+        "efficientnet_v2_s",
+        "densenet121",
+    ),
+    *("shufflenet_v2_x1_0", "googlenet", "inception_v3", "squeezenet1_1"),
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", NAMES)
 def test_torchvision_networks(name, tmp_path):
     loaded = load_model(f"torchvision:{name}", seed=0)
     randomise(loaded.module)
-    compare(LoadedModel(name, loaded.module, (3, 64, 64), 1000), tmp_path)
+    size = 75 if name == "inception_v3" else 64
+    compare(LoadedModel(name, loaded.module, (3, size, size), 1000), tmp_path)
 
 
 class Case(nn.Module):
