@@ -21,16 +21,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from canary_work import Canary, measure_calmly
 
 from latency_model import ConvShape, Measurement
 from latency_model.errors import MeasurementError
 from profiler.backends.base import Backend
 from profiler.backends.onnxruntime_cpu import OnnxRuntimeCpu
-from profiler.cpu_conditions import Canary, measure_calmly
-from profiler.cpu_timer import CpuTimer
+from profiler.cpu_timer import CpuTimer, cpu_timer
 
 SITES = (
     # in, out, size, kernel, stride, pattern
@@ -73,13 +72,21 @@ Key = tuple[str, int, str]  # timer, pass, configuration
 
 
 class Guarded(OnnxRuntimeCpu):
-    """ONNX Runtime timed with ``CpuTimer``, whose counts are kept."""
+    """ONNX Runtime timed with a ``CpuTimer`` whose counts are kept."""
 
     timer = CpuTimer()
 
-    def _runner(self, model: bytes, feed: dict[str, Any]) -> Callable[[], float]:
-        opened = self._open(model)
-        return lambda: self.timer(lambda: opened.run(None, feed))
+    def __init__(self) -> None:
+        super().__init__()
+        self._timer = self.timer
+
+
+class Unguarded(OnnxRuntimeCpu):
+    """ONNX Runtime timed by the wall clock alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timer = cpu_timer(threads=0)
 
 
 @dataclass
@@ -117,7 +124,7 @@ def main() -> None:
     passes = int(sys.argv[1]) if len(sys.argv) > 1 else 4
     canary, log = Canary(), Log()
     canary.warm_up(30)
-    backends = {"wall clock": OnnxRuntimeCpu(), "repeating timer": Guarded()}
+    backends = {"wall clock": Unguarded(), "repeating timer": Guarded()}
     for number in range(1, passes + 1):
         order = [(name, shape) for shape in configurations() for name in backends]
         random.Random(number).shuffle(order)

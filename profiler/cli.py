@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,6 +68,15 @@ def profile(
             metavar="TABLE", help="Where the table goes (.parquet); rows that it has are not measured again."
         ),
     ],
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="A setting of the runtime, repeatable: search=heuristic, method=graph-increment, builds=1.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,7 +84,10 @@ def profile(
             show_default="cpu",
         ),
     ] = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime, torch, or fake (for tests).")] = "onnxruntime",
+    runtime: Annotated[
+        str,
+        typer.Option(help="onnxruntime, torch; on CUDA also onnxruntime-tensorrt and tensorrt."),
+    ] = "onnxruntime",
     precision: Annotated[
         list[str] | None,
         typer.Option(
@@ -148,7 +160,7 @@ def profile(
     Stopped at any moment, the same command goes on where it was: every finished row is on the disk.
     """
     from profiler.backends import require_precision
-    from profiler.cli_plan import channel_counts, load, whole_networks
+    from profiler.cli_plan import channel_counts, load, option_values, whole_networks
     from profiler.cli_report import dry_run as report_dry_run
     from profiler.cli_report import summary
     from profiler.cli_run import measure, measure_adaptively
@@ -171,6 +183,7 @@ def profile(
             runtime,
             device or ["cpu"],
             threads=threads,
+            options=option_values(options or ()),
             cluster=cluster,
             workers=workers,
             time_limit_s=time_limit,
@@ -213,6 +226,7 @@ def _open(
     devices: list[str],
     *,
     threads: int,
+    options: Mapping[str, Any],
     cluster: str | None,
     workers: int | None,
     time_limit_s: float,
@@ -222,7 +236,7 @@ def _open(
     from profiler.workers import open_workers
     from profiler.workers.inprocess import InProcess
 
-    specs = device_specs(runtime, devices, threads=threads)
+    specs = device_specs(runtime, devices, threads=threads, options=options)
     if not in_process:
         with open_workers(specs, cluster=cluster, count=workers, time_limit_s=time_limit_s) as opened:
             yield opened

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latency_model.errors import InputError
 
@@ -12,9 +13,23 @@ if TYPE_CHECKING:
     from latency_model.zoo import LoadedModel
     from profiler.runner import Network
 
-__all__ = ["channel_counts", "load", "whole_networks"]
+__all__ = ["channel_counts", "load", "option_values", "whole_networks"]
 
 _EXPORTED = ("fp32", "tf32")  # what a network exported with 32-bit floats may be computed in
+
+
+def option_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Return options given as ``NAME=VALUE``: values are numbers, true, false or null as in JSON, else text."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"not an option: {text!r}; write --option NAME=VALUE, like search=heuristic")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def load(

@@ -46,7 +46,7 @@ def open_backend(
     """Return the back end ``runtime`` on ``device``; use it as a context manager.
 
     ``options`` go to the back end's class; None as ``precision`` asks for none. Raises ``InputError`` for an
-    unknown runtime, a device that this version cannot time on, or a precision that the back end lacks, and
+    unknown runtime or option, a device that it cannot time on, or a precision that the back end lacks, and
     ``DependencyError`` when the runtime is not installed.
     """
     if threads < 1:
@@ -62,7 +62,14 @@ def open_backend(
         raise DependencyError(
             f"the runtime {runtime} needs the package {error.name}; install it with: pip install {package}"
         ) from error
-    backend: Backend = factory(device=device, threads=threads, **options)
+    try:
+        backend: Backend = factory(device=device, threads=threads, **options)
+    except TypeError as error:
+        # Only a call with a name that nobody takes; any other TypeError is a bug and must stay one.
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in options:
+            raise
+        raise InputError(f"the runtime {runtime} on {device} has no option {unknown[1]!r}") from error
     if precision is not None:
         require_precision(backend, precision)
     return backend

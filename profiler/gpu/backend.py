@@ -68,6 +68,7 @@ class GpuBackend:
                 f"unknown method {method!r} for this runtime; known are auto, {', '.join(known)}"
             )
         self.precisions, self.at_once = runtime.precisions, runtime.at_once
+        self.times_ops = runtime.times_ops
         self._runtime, self._clock, self._process_spread = runtime, clock, process_spread
         self._methods: tuple[str, ...] | None = None if method == "auto" else (method,)
         self._rule = SettleRule(least=builds, most=max(most_builds, builds), quote=quote)

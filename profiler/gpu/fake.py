@@ -180,6 +180,7 @@ class FakeRuntime:
     """Builds fake programs: one step for all configurations, with markers (``packed``), or one for each."""
 
     precisions: tuple[str, ...] = ("fp32", "tf32", "fp16", "bf16")
+    times_ops = True
     marker, boundary = MARKER, BOUNDARY
 
     def __init__(

@@ -72,6 +72,7 @@ class OrtRuntime:
     precisions: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("kernel-trace", "graph-increment")
     at_once: int = 1
+    times_ops = True
     marker: re.Pattern[str] = MARKER
     boundary: re.Pattern[str] = BOUNDARY
     channels_last = False

@@ -78,7 +78,8 @@ class Runtime(Protocol):
     """Builds programs for one device.
 
     ``methods`` are the names of the measuring methods that suit it, best first (see ``METHODS``). ``at_once``
-    is how many configurations one program should hold. ``marker`` matches the names of the kernels that a
+    is how many configurations one program should hold, ``times_ops`` whether they may be other operators than
+    convolutions. ``marker`` matches the names of the kernels that a
     program runs *before each configuration of a step that holds several*; ``boundary`` those that only change
     the layout or the type of a program's inputs and outputs.
     """
@@ -86,6 +87,7 @@ class Runtime(Protocol):
     precisions: tuple[str, ...]
     methods: tuple[str, ...]
     at_once: int
+    times_ops: bool
     marker: re.Pattern[str]
     boundary: re.Pattern[str]
 

@@ -48,6 +48,7 @@ class TensorRtRuntime:
     precisions: tuple[str, ...] = ("fp32", "tf32", "fp16", "bf16", "int8")
     methods: tuple[str, ...] = ("graph-increment", "kernel-trace")
     at_once = 4
+    times_ops = False
     marker = _NEVER
     boundary = _REFORMAT
 

@@ -40,6 +40,7 @@ class TorchRuntime:
     precisions: tuple[str, ...] = tuple(DTYPES)
     methods: tuple[str, ...] = ("kernel-trace", "graph-increment")
     at_once = 32
+    times_ops = True
     marker = _NEVER
     boundary = _NEVER
     searches_anew = True

@@ -205,6 +205,26 @@ def test_several_precisions_and_channels(out):
     assert data["failed"] == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("seed",), "write --option NAME=VALUE"),
+        (("=3",), "write --option NAME=VALUE"),
+        (("wheels=3",), "the runtime fake on cpu has no option 'wheels'"),
+    ],
+)
+def test_options_of_the_runtime_are_checked(out, words, says):
+    result = run("tiny", "--runtime", "fake", "--option", *words, "--out", out)
+    assert isinstance(result.exception, InputError), result.exception
+    assert says in str(result.exception)
+
+
+def test_options_of_the_runtime_are_part_of_the_environment(out):
+    data = report("tiny", "--runtime", "fake", "--option", "seed=3", "--option", "noise=0.02", "--out", out)
+    assert data["environment"]["options"]["seed"] == "3"
+    assert data["environment"]["options"]["noise"] == "0.02"
+
+
 def test_several_devices_share_the_work_and_are_each_named_once(out):
     data = report("tiny", "--runtime", "fake", "--device", "a", "--device", "b", "--out", out)
     assert (data["rows"], data["failed"]) == (6, {})
