@@ -117,6 +117,8 @@ def _confirm(scheduler: Scheduler, progress: Callable[[int, int, str], None] | N
             if len(contents.readings.get(config, [row])) < number
             and (number <= passes or not settled(contents.readings.get(config, [row])))
         ]
+        if not pending:
+            continue
         # What is read a second time is as far from its first reading as the run allows.
         random.Random(number).shuffle(pending)
         scheduler.progress = _counter(progress, 0, len(pending))
