@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from latency_model import ConvShape
-from profiler import open_backend, profile
+from profiler import BackendSpec, profile
 
 SITES = (
     # in, out, size, kernel, stride, pattern: the residual networks for CIFAR, and larger ones
@@ -53,15 +53,14 @@ def measure(seed: int) -> None:
     shapes = configurations()
     random.Random(seed).shuffle(shapes)
     start = time.perf_counter()
-    with open_backend("onnxruntime") as backend, tempfile.TemporaryDirectory() as folder:
-        table = profile(backend, shapes, out=Path(folder) / "table.parquet")
-        environment = backend.environment.text
+    with tempfile.TemporaryDirectory() as folder:
+        table = profile(BackendSpec("onnxruntime"), shapes, out=Path(folder) / "table.parquet")
     rows = [
         (shape.text, row.latency_us, row.low_us, row.high_us, row.samples, " ".join(row.flags))
         for shape, row in table.items()
     ]
     seconds = time.perf_counter() - start
-    print(json.dumps({"rows": rows, "seconds": seconds, "environment": environment}))
+    print(json.dumps({"rows": rows, "seconds": seconds, "environment": table.environment.text}))
 
 
 def child(seed: int) -> dict[str, object]:

@@ -53,6 +53,14 @@ class NodeWorker:
         except GharialError as error:
             return type(error).__name__, str(error)
 
+    def renew(self) -> _Refused | None:
+        """Go on in a fresh process."""
+        try:
+            self._workers.renew()
+        except GharialError as error:
+            return type(error).__name__, str(error)
+        return None
+
 
 class ClusterWorkers:
     """Workers on a Ray cluster: ``count`` of them, by default one for each GPU, or one a node for a CPU.
@@ -118,6 +126,16 @@ class ClusterWorkers:
     def submit(self, worker: int, task: Task) -> None:
         """Send ``task`` to a worker that waits for one."""
         self._call(worker, task)
+
+    def renew(self) -> None:
+        """Let every node go on in a fresh worker process."""
+        for call in [actor.renew.remote() for actor in self._actors.values()]:
+            try:
+                answer = self._ray.get(call)
+            except self._ray.exceptions.RayError:
+                continue  # its next task says that it is lost
+            if answer is not None:
+                raise _refusal(answer)
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return what the workers have sent, waiting for the first event if need be."""

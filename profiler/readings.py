@@ -20,11 +20,11 @@ __all__ = ["AGREE", "calibrate", "combine", "settled"]
 
 AGREE = 0.03
 _AGREE_US = 0.1  # the resolution of the medians of tiny shapes
-# Of the gap between the two fastest readings. The gap is wider than the difference between the quotes of two
-# runs (each the faster of two readings): its 85 % quantile bounds that difference in 92 % of the rows where
-# readings scatter normally, in 98 % where they scatter to one side exponentially.
-_QUANTILE = 0.85
-_WINDOW, _FEWEST = 100, 20
+# Of the gap between the first two readings, which nothing has chosen. The quotes of two runs (each the faster of
+# two readings) lie closer together: this quantile bounds their difference in 98 % of the rows where readings
+# scatter normally. The difference is for a run that is slow as a whole (benchmarks/README.md has what was covered).
+_QUANTILE = 0.95
+_WINDOW, _FEWEST = 60, 20
 
 _Key = TypeVar("_Key")
 
@@ -73,20 +73,17 @@ def combine(readings: Sequence[Measurement], *, tolerance: float = AGREE) -> Mea
 def calibrate(readings: Mapping[_Key, Sequence[Measurement]]) -> dict[_Key, Measurement]:
     """Return the combined row of each configuration, its interval as wide as re-measuring it would need.
 
-    The width comes from the gaps between the two fastest readings of the hundred rows nearest in latency (see
+    The width comes from the gaps between the first two readings of the sixty rows nearest in latency (see
     ``_QUANTILE``), so that the interval covers the median of another run and not only that of this one. With
     fewer than 20 rows of at least two readings, the rows are returned as ``combine`` makes them.
     """
     rows = {key: combine(some) for key, some in readings.items()}
-    pairs = sorted(
-        sorted(reading.latency_us for reading in some)[:2] for some in readings.values() if len(some) > 1
-    )
+    pairs = np.array([(r[0].latency_us, r[1].latency_us) for r in readings.values() if len(r) > 1])
     if len(pairs) < _FEWEST:
         return rows
-    fastest, second = np.array(pairs).T
-    gaps = np.log(second / fastest)
+    where, gaps = np.log(pairs.min(axis=1)), np.abs(np.log(pairs[:, 1] / pairs[:, 0]))
     for key, row in rows.items():
-        nearest = np.argsort(np.abs(np.log(fastest / row.latency_us)), kind="stable")[:_WINDOW]
+        nearest = np.argsort(np.abs(where - np.log(row.latency_us)), kind="stable")[:_WINDOW]
         factor = float(np.exp(np.quantile(gaps[nearest], _QUANTILE)))
         rows[key] = dataclasses.replace(
             row,

@@ -62,7 +62,13 @@ class Scheduler:
         self._run(Work(configs), "again")
 
     def confirm(self, configs: Sequence[Config]) -> None:
-        """Take another reading of each of ``configs`` into account, see ``profiler.readings``."""
+        """Take another reading of each of ``configs`` into account, see ``profiler.readings``.
+
+        In fresh processes where there are worker processes: where its memory lies makes a process faster or
+        slower as a whole.
+        """
+        self._settle()
+        self.workers.renew()
         self._run(Work(configs), "confirm")
 
     def check_drift(self) -> None:

@@ -136,6 +136,10 @@ class Workers(Protocol):
         """Give a task to a worker that waits for one."""
         ...
 
+    def renew(self) -> None:
+        """Go on in fresh processes where that is possible; no worker may have a task."""
+        ...
+
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return what has happened, in order, waiting up to ``seconds`` for the first event.
 

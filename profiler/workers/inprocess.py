@@ -30,6 +30,9 @@ class InProcess:
         assert worker == 0 and self._task is None
         self._task = task
 
+    def renew(self) -> None:
+        """Do nothing: the caller's process stays."""
+
     def wait(self, seconds: float) -> Sequence[Event]:  # noqa: ARG002 - there is nobody to wait for
         """Time one more configuration, or all networks of the task, and return what came of it."""
         if self._task is None:

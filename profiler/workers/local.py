@@ -67,6 +67,18 @@ class LocalWorkers:
         """Send ``task`` to a worker that waits for one."""
         self._processes[worker].give(task)
 
+    def renew(self) -> None:
+        """Give every worker a process of its own anew; none of them may have a task."""
+        for process in self._processes:
+            process.hang_up()
+        for process in self._processes:
+            process.end(grace_s=_GRACE_S)
+        self._processes = [self._start(i, before.start + 1) for i, before in enumerate(self._processes)]
+        while not all(process.ready for process in self._processes):
+            for event in self._messages(None):
+                if isinstance(event, tuple):
+                    same((self.names[event[0]],) * 2, (self.description, event[1]))
+
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return all that the workers have sent since the last call, waiting for the first if need be."""
         events: list[Event] = []

@@ -57,7 +57,9 @@ def test_estimate_from_table_and_from_model(gh, fake_table, tmp_path):
     two = gh("estimate", "digits_resnet", "--model", tmp_path / "model", "--json").json
     assert one == two
     assert one["low_us"] <= one["latency_us"] <= one["high_us"]
-    assert one["raw_sum_us"] == pytest.approx(sum(site["latency_us"] for site in one["sites"]))
+    assert one["raw_sum_us"] == pytest.approx(
+        sum(part["latency_us"] for part in (*one["sites"], *one["ops"]))
+    )
 
 
 def test_estimate_equals_the_fake_network(gh, fake_table):

@@ -250,11 +250,14 @@ def test_what_a_back_end_prints_does_not_disturb_the_pipe(out, whole, tmp_path, 
 
 
 SCRIPT = """
+import signal
 import sys
 from latency_model import ConvShape
 from profiler.runner import profile
 from profiler.spec import BackendSpec
 from profiler.workers import open_workers
+# A job in the background of a shell inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 shapes = [ConvShape(1, i, 8, 8, o) for i in range(8, 88, 8) for o in range(8, 88, 8)]
 specs = [BackendSpec("fake", f"fake:{n}", options={"delay_s": float(sys.argv[2])}) for n in range(2)]
 with open_workers(specs) as workers:
@@ -278,9 +281,7 @@ def test_however_the_parent_ends_no_worker_outlives_it(out, how, delay_s):
         pass
     time.sleep(0.5)  # so that the workers are in the middle of a measurement, which at 1000 s never ends
     process.send_signal(how)
-    process.stdout.read()
-    process.wait(timeout=30)
-    process.stdout.close()
+    process.communicate(timeout=60)
     assert len(pids) == 2
     assert all(map(gone, pids))
     if delay_s < 1 and how == signal.SIGINT:
