@@ -226,7 +226,7 @@ def _verdict(a: Measurement, b: Measurement, threshold: float) -> tuple[str, str
         ]
         if _direction(*cycles) != direction:
             return "UNCLEAR", "clock"
-    elif "throttled" in flags:
+    elif any(flag.partition(":")[0] == "throttled" for flag in flags):
         return "UNCLEAR", "throttled"
     elif clocks[0] or clocks[1]:
         reason = "one-clock"

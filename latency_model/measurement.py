@@ -31,7 +31,8 @@ class Measurement:
 
     ``low_us`` and ``high_us`` bound the *median* at 95 %. ``p5_us`` … ``p95_us`` are quantiles of the
     samples. ``kernels`` holds (kernel name, share of the time). ``flags`` names what a reader must know:
-    ``unstable`` (the interval stayed wider than asked for), ``throttled``, ``shared-device``, ``drift``.
+    ``unstable`` (the interval stayed wider than asked for), ``throttled``, ``shared-device``, ``drift``;
+    all are in tables/README.md.
 
     ``latency_us`` is with warm caches; ``cold_us`` with the caches emptied before each run. ``boundary_us`` is
     the time of the layout transposes at the ends, which is not part of ``latency_us``. ``error`` is the largest
