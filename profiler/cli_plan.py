@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["channel_counts", "load", "option_values", "whole_networks"]
 
-_EXPORTED = ("fp32", "tf32")  # what a network exported with 32-bit floats may be computed in
+# What networks are exported in. A file cannot ask for tf32, and int8 needs a calibration that is not ours.
+_EXPORTED = ("fp32", "fp16")
 
 
 def option_values(texts: Sequence[str]) -> dict[str, Any]:
@@ -75,18 +76,18 @@ def whole_networks(
     whole: list[Network] = []
     for model, cost in loaded:
         shapes = tuple(shape for _, shape in cost.shapes())
-        batch = shapes[0].batch
+        batch, precision = shapes[0].batch, shapes[0].precision
         if model.onnx_path is not None:
             data = onnx_at_batch(model.onnx_path, batch=batch)
-        elif shapes[0].precision in _EXPORTED:
+        elif precision in _EXPORTED:
             from profiler.onnx_export import export_onnx
 
             assert model.module is not None
-            data = export_onnx(model.module, model.input_shape, batch=batch)
+            data = export_onnx(model.module, model.input_shape, batch=batch, precision=precision)
         else:
             notes.append(
-                f"networks are exported in fp32, so the whole of {model.name} was not timed in "
-                f"{shapes[0].precision}; give it as an ONNX file of that precision"
+                f"networks are exported in {', '.join(_EXPORTED)}, so the whole of {model.name} was not timed "
+                f"in {precision}; give it as an ONNX file of that precision"
             )
             continue
         others = tuple(shape for _, shape in cost.op_shapes(reorders=reorders)) if ops else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -18,8 +19,16 @@ __all__ = ["export_onnx"]
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._dynamo")
 
 
-def export_onnx(module: nn.Module, input_shape: tuple[int, int, int], *, batch: int) -> bytes:
-    """Return ``module`` in evaluation mode as ONNX, weights inside, input ``(batch, *input_shape)`` fp32.
+# Not bf16: the exporter's folding of batch norms leaves fp32 weights in such a network.
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def export_onnx(
+    module: nn.Module, input_shape: tuple[int, int, int], *, batch: int, precision: str = "fp32"
+) -> bytes:
+    """Return ``module`` in evaluation mode as ONNX, weights inside, input ``(batch, *input_shape)``.
+
+    Every tensor is of ``precision`` (fp32 or fp16), the input too, with no cast between.
 
     Batch norms are folded into the convolutions before them. Sizes are fixed. The module is left as it was,
     the training flag of each submodule included. Raises ``ModelError`` when it cannot be exported.
@@ -27,10 +36,14 @@ def export_onnx(module: nn.Module, input_shape: tuple[int, int, int], *, batch: 
     >>> len(export_onnx(torch.nn.Conv2d(3, 8, 3), (3, 8, 8), batch=1)) > 0
     True
     """
+    if precision not in _DTYPES:
+        raise ModelError(f"a network is exported in {', '.join(_DTYPES)}, not in {precision}")
+    if precision != "fp32":
+        module = copy.deepcopy(module).to(_DTYPES[precision])
     training = [part for part in module.modules() if part.training]
     parameter = next(module.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    example = torch.zeros(batch, *input_shape, device=device)
+    example = torch.zeros(batch, *input_shape, device=device, dtype=_DTYPES[precision])
     module.eval()
     try:
         with _quiet(), torch.no_grad():

@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from torch import nn
 
 from latency_model.errors import ModelError
@@ -89,3 +90,20 @@ def test_resnet50_takes_less_than_ten_seconds():
     data = export_onnx(module, (3, 64, 64), batch=1)
     assert time.process_time() - start < 10
     outputs_equal(module, data, torch.randn(1, 3, 64, 64))
+
+
+def test_a_network_is_exported_in_half_precision_without_a_cast():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    graph = onnx.load_model_from_string(export_onnx(module, (3, 8, 8), batch=2, precision="fp16")).graph
+    assert [node.op_type for node in graph.node] == ["Conv", "Relu"]
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {
+        TensorProto.FLOAT16
+    }
+    assert {tensor.data_type for tensor in graph.initializer} == {TensorProto.FLOAT16}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_precision_that_no_network_is_exported_in_is_refused():
+    with pytest.raises(ModelError, match="not in int8"):
+        export_onnx(nn.Conv2d(3, 8, 3), (3, 8, 8), batch=1, precision="int8")
