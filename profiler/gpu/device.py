@@ -6,7 +6,7 @@ import re
 
 from latency_model.errors import InputError
 
-__all__ = ["cuda_index", "cuda_versions", "require_cuda"]
+__all__ = ["cuda_index", "cuda_versions", "driver_version", "require_cuda"]
 
 _DEVICE = re.compile(r"cuda(?::(\d+))?")
 
@@ -51,13 +51,13 @@ def cuda_versions(index: int) -> dict[str, str]:
     text = f"{cudnn // unit}.{cudnn % unit // 100}.{cudnn % 100}" if cudnn else ""
     return {
         "device": torch.cuda.get_device_name(index),
-        "driver": _driver(),
+        "driver": driver_version(),
         "cuda": torch.version.cuda or "",
         "cudnn": text,
     }
 
 
-def _driver() -> str:
+def driver_version() -> str:
     """Return the version of the NVIDIA driver, "" where the management library is not there to ask."""
     try:
         import pynvml  # type: ignore[import-untyped]

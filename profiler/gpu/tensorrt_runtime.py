@@ -19,6 +19,7 @@ from latency_model.errors import MeasurementError
 from latency_model.ops import Config, OpShape
 from latency_model.shapes import ConvShape
 from profiler.backends.base import Backend
+from profiler.gpu.device import driver_version
 from profiler.gpu.tensorrt_build import Engine, build_engine, conv_engine
 from profiler.gpu.tensorrt_device import LoadedEngine, Tensor, TorchDevice
 from profiler.gpu.tensorrt_layers import merged
@@ -70,7 +71,7 @@ class TensorRtRuntime:
             kind="cuda",
             runtime="tensorrt",
             runtime_version=str(trt.__version__),
-            driver=_driver(),
+            driver=driver_version(),
             cuda=device.cuda,
             options=(
                 ("flavour", flavour_of(trt)),
@@ -162,21 +163,6 @@ class TensorRtRuntime:
     def close(self) -> None:
         """Give back the memory that is kept for later; programs are closed by who built them."""
         self._device.free()
-
-
-def _driver() -> str:
-    """Return the driver's version; empty where nvidia-ml-py is not installed or finds no driver."""
-    try:
-        import pynvml  # type: ignore[import-untyped]
-
-        pynvml.nvmlInit()
-        try:
-            version = pynvml.nvmlSystemGetDriverVersion()
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:  # without the package or the driver; NVML has an exception type for each status
-        return ""
-    return version.decode() if isinstance(version, bytes) else str(version)
 
 
 def open_tensorrt(
