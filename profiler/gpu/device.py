@@ -60,7 +60,7 @@ def cuda_versions(index: int) -> dict[str, str]:
 def driver_version() -> str:
     """Return the version of the NVIDIA driver, "" where the management library is not there to ask."""
     try:
-        import pynvml  # type: ignore[import-untyped]
+        import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # no package, or no library: the rows say so with an empty field
