@@ -37,14 +37,15 @@ GRIDS = {"fake": (128, 2), "onnxruntime": (64, 8)}
 class Life:
     """One table from its first run to its completion, and every row of it that was ever acknowledged.
 
-    A row is known by when it was measured and its value; a configuration has two rows when it was measured twice,
-    which only an unstable one may be.
+    A row is known by when it was measured and its value. A configuration has several when it was read again: where
+    the back end asks for several passes the journal says so, else only an unstable one may be. The table has one.
     """
 
     number: int
     out: Path
     rows: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     unstable: set[str] = field(default_factory=set)
+    again: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     kills: int = 0
     finished: bool = False
@@ -52,7 +53,7 @@ class Life:
     @property
     def doubled(self) -> set[str]:
         """Configurations that were measured twice for no reason."""
-        return {config for config, rows in self.rows.items() if len(rows) > 1} - self.unstable
+        return {c for c, rows in self.rows.items() if len(rows) > 1 + self.again.get(c, 0)} - self.unstable
 
     def look(self) -> None:
         """Compare what is on the disk now with all that was there before."""
@@ -62,14 +63,20 @@ class Life:
             measured = {**table.rows, **table.ops}
             kept = {shape.text: [(row.measured_at, row.latency_us)] for shape, row in measured.items()}
             self.lost |= {shape.text for shape in table.failures}
+        again: Counter[str] = Counter()
         for line in _lines(journal_path(self.out)):
             if line["kind"] == "conv":
                 row = line["row"]
                 kept.setdefault(line["config"], []).append((row["measured_at"], row["latency_us"]))
+                again[line["config"]] += bool(line.get("again"))
                 if "unstable" in row["flags"]:
                     self.unstable.add(line["config"])
+        for config, count in again.items():
+            self.again[config] = max(count, self.again.get(config, 0))
         for config, rows in self.rows.items():
-            if rows[-1] not in kept.get(config, ()):
+            # Of several readings the table keeps the one that it quotes; a journal keeps them all.
+            last = rows if self.again.get(config) else rows[-1:]
+            if not any(row in kept.get(config, ()) for row in last):
                 self.lost.add(config)
         for config, rows in kept.items():
             known = self.rows.setdefault(config, [])

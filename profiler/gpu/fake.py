@@ -21,7 +21,7 @@ from latency_model.ops import Config, OpShape
 from profiler.gpu.backend import GPU_POLICY, GpuBackend
 from profiler.gpu.check import reference
 from profiler.gpu.fake_kernels import BOUNDARY, MARKER, bytes_of, kernels_of
-from profiler.gpu.program import GpuState, Kernel, Step
+from profiler.gpu.program import GpuState, Kernel, Step, Stepwise
 
 __all__ = [
     "FakeClock",
@@ -125,7 +125,7 @@ def fake_inputs(config: Config, seed: int) -> FakeNumbers:
     )
 
 
-class FakeProgram:
+class FakeProgram(Stepwise):
     """Runs the kernels of its configurations on the fake device."""
 
     def __init__(
@@ -151,16 +151,6 @@ class FakeProgram:
             self._gpu.evicted = False
 
         return run
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """The steps in the order in which they run."""
-        return self._steps
-
-    def run(self) -> None:
-        """Enqueue all steps once."""
-        for step in self._steps:
-            step.run()
 
     def outputs(self) -> list[NDArray[Any]]:
         """Return the reference outputs, twice as large for what the device computes wrongly."""

@@ -16,7 +16,7 @@ from latency_model.ops import Config, OpShape
 from profiler.gpu.buffers import Buffers
 from profiler.gpu.kernel_names import BOUNDARY, MARKER
 from profiler.gpu.ort_session import Bound, network, order_of
-from profiler.gpu.program import Step
+from profiler.gpu.program import Step, Stepwise
 from profiler.typed_graphs import MARKER_OP, Packed, packed
 
 __all__ = ["OrtProgram", "OrtRuntime"]
@@ -31,7 +31,7 @@ class _Part:
     order: tuple[int, ...]
 
 
-class OrtProgram:
+class OrtProgram(Stepwise):
     """A ``Program`` of one session for each step. Made by the runtimes below."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
@@ -39,16 +39,6 @@ class OrtProgram:
         self._steps = tuple(
             Step(tuple(part.graph.configs[index] for index in part.order), part.bound.run) for part in parts
         )
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """One for each session; the configurations are in the order in which ONNX Runtime runs them."""
-        return self._steps
-
-    def run(self) -> None:
-        """Enqueue all steps once."""
-        for step in self._steps:
-            step.run()
 
     def outputs(self) -> list[NDArray[Any]]:
         """Wait, and return the first copy's output of each configuration, in the order of the steps."""

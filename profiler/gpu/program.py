@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from latency_model.environment import Environment
 from latency_model.ops import Config
 
-__all__ = ["Clock", "GpuState", "Kernel", "Program", "Runtime", "Step"]
+__all__ = ["Clock", "GpuState", "Kernel", "Program", "Runtime", "Step", "Stepwise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,22 @@ class Program(Protocol):
     def close(self) -> None:
         """Free the device memory; may be called twice."""
         ...
+
+
+class Stepwise:
+    """The part of a ``Program`` that is the same wherever its steps are enqueued one after the other."""
+
+    _steps: tuple[Step, ...]
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """The steps in the order in which they run."""
+        return self._steps
+
+    def run(self) -> None:
+        """Enqueue all steps once."""
+        for step in self._steps:
+            step.run()
 
 
 class Runtime(Protocol):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latency_model.errors import MeasurementError
 from latency_model.ops import Config, OpShape
-from profiler.gpu.program import Step
+from profiler.gpu.program import Step, Stepwise
 from profiler.gpu.torch_capture import Capture, explain
 from profiler.reference import reference_inputs
 from profiler.torch_modules import DTYPES, conv_block, memory_format
@@ -29,7 +29,7 @@ SEARCHES: Mapping[str, int | None] = {"exhaustive": 0, "benchmark": 10, "heurist
 _SWITCHES = threading.Lock()
 
 
-class TorchProgram:
+class TorchProgram(Stepwise):
     """Configurations as captures: one for all of them with ``graph``, else one for each.
 
     The thread that builds it lives until ``close``. torch keeps cuDNN's plans in a cache of each thread
@@ -114,16 +114,6 @@ class TorchProgram:
         tensor = torch.from_numpy(np.array(array, dtype=np.float32))
         form = memory_format(config.layout, tensor.ndim)
         return tensor.to(device=self._device, dtype=DTYPES[config.precision]).contiguous(memory_format=form)
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """One step for each configuration; with ``graph`` one for all."""
-        return self._steps
-
-    def run(self) -> None:
-        """Replay every step once."""
-        for step in self._steps:
-            step.run()
 
     def outputs(self) -> list[NDArray[Any]]:
         """Wait, and return the first copy's output of each configuration in fp32, images in NCHW."""
