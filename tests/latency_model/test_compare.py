@@ -51,6 +51,7 @@ def verdict(a, b, **options):
         (row(10), row(11, flags=("drift",)), ("UNCLEAR", "drift")),
         (row(10, flags=("shared-device",)), row(11), ("UNCLEAR", "shared-device")),
         (row(10, flags=("throttled",)), row(11), ("UNCLEAR", "throttled")),
+        (row(10, flags=("throttled:sw-power-cap",)), row(11), ("UNCLEAR", "throttled")),
         (row(10, flags=("throttled",), clock=1980), row(11, clock=1980), ("SLOWER", "")),
         (row(10), row(14, method="graph-increment"), ("UNCLEAR", "method")),
         (row(10), row(20, method="graph-increment"), ("SLOWER", "")),

@@ -8,7 +8,8 @@ import pytest
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 from profiler.backends.fake import FakeDevice
-from profiler.journal import Journal, journal_path
+from profiler.journal import Contents, Journal, journal_path
+from profiler.rows import row_to_json
 from profiler.runner import profile
 
 SHAPES = [ConvShape(1, 8 * i, 16, 16, 8 * j) for i in range(1, 6) for j in range(1, 6)]
@@ -124,3 +125,12 @@ def test_the_progress_begins_anew_with_each_pass(tmp_path):
     rows(tmp_path, Disturbed((1.4,)), progress=lambda *step: steps.append(step))
     starts = [(done, total) for done, total, what in steps if not what]
     assert starts == [(0, len(SHAPES)), (0, len(SHAPES)), (0, 1)]
+
+
+def test_the_same_line_twice_does_not_confirm_itself():
+    backend = FakeDevice()
+    contents = Contents(backend.environment)
+    row = row_to_json(backend.measure(TROUBLED, run_id=""))
+    contents.apply({"kind": "conv", "config": TROUBLED.text, "row": row})
+    contents.apply({"kind": "conv", "config": TROUBLED.text, "row": row, "again": True})
+    assert len(contents.readings[TROUBLED]) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from latency_model import ConvShape, LatencyTable
-from latency_model.errors import GharialError, InputError, TableError
+from latency_model.errors import DeviceLostError, GharialError, InputError, TableError
 from profiler.backends.fake import FakeDevice
 from profiler.journal import journal_path
 from profiler.runner import profile
@@ -136,6 +136,7 @@ def test_an_error_message_of_a_destroyed_context_ends_the_process_even_as_a_meas
 
     assert poisons(MeasurementError("CUDA failure 700: an illegal memory access was encountered"))
     assert poisons(RuntimeError("cudaErrorLaunchFailure"))
+    assert poisons(DeviceLostError("the device does not answer any more"))
     assert not poisons(MeasurementError("out of memory"))
 
 
@@ -289,3 +290,14 @@ def test_however_the_parent_ends_no_worker_outlives_it(out, how, delay_s):
         assert not journal_path(out).exists()
     # The lock went with the parent: nothing that is left of it holds the journal.
     assert len(profile(FakeDevice(), SHAPES, out=out)) >= len(SHAPES)
+
+
+def test_workers_go_on_in_fresh_processes(out):
+    with open_workers([spec("fake:0"), spec("fake:1")]) as workers:
+        before = workers.pids
+        workers.renew()
+        after = workers.pids
+        assert not set(before) & set(after)
+        assert all(map(gone, before))
+        table = profile(workers, SHAPES, out=out)
+    assert set(table) >= set(SHAPES)
