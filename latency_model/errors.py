@@ -3,6 +3,7 @@
 GharialError
 ├── InputError          the caller's mistake; the command line exits with code 2
 │   ├── TableError      a latency table is missing, damaged, or of another environment
+│   ├── RowsError       a file of plain rows cannot be read, or its rows are no convolutions with latencies
 │   ├── ModelError      a model is unknown, cannot be loaded, or cannot be traced
 │   ├── WeightsError    a weights file cannot be read or does not fit the model
 │   ├── DataError       a data set is missing or does not fit the model
@@ -25,6 +26,7 @@ __all__ = [
     "InputError",
     "MeasurementError",
     "ModelError",
+    "RowsError",
     "TableError",
     "WeightsError",
 ]
@@ -44,6 +46,10 @@ class InputError(GharialError):
 
 class TableError(InputError):
     """A latency table is missing, damaged, or belongs to another environment."""
+
+
+class RowsError(InputError):
+    """A file of plain rows cannot be read, or its rows are no convolutions with latencies."""
 
 
 class ModelError(InputError):

@@ -12,8 +12,9 @@ __all__ = ["METHODS", "Candidate", "Measurement", "NetworkRow"]
 
 # host: wall clock around a run, overhead included. host-increment: what one more copy adds to a session.
 # kernel-trace: sum of the times of its kernels. graph-increment: what one more copy adds to the replay of a
-# CUDA graph. graph-replay: events around the replay of a whole network.
-METHODS = ("host", "host-increment", "kernel-trace", "graph-increment", "graph-replay", "fake")
+# CUDA graph. graph-replay: events around the replay of a whole network. given: read from a plain file that does
+# not say.
+METHODS = ("host", "host-increment", "kernel-trace", "graph-increment", "graph-replay", "fake", "given")
 
 
 @dataclass(frozen=True, slots=True)

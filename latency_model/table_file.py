@@ -13,7 +13,7 @@ from latency_model.errors import TableError
 from latency_model.files import write_atomic
 from latency_model.table_columns import MEASURED
 
-__all__ = ["FORMAT_VERSION", "SCHEMA", "damaged", "read_columns", "write_columns"]
+__all__ = ["FORMAT_VERSION", "SCHEMA", "damaged", "is_latency_table", "read_columns", "write_columns"]
 
 # Version 2 added the operators and the columns from cold_us to note; tables of version 1 are read as well.
 FORMAT_VERSION = 2
@@ -40,6 +40,18 @@ def write_columns(path: Path, environment: Environment, columns: pa.Table) -> No
     }
     table = columns.cast(SCHEMA.with_metadata(metadata))
     write_atomic(path, lambda target: pq.write_table(table, target, compression="zstd"))
+
+
+def is_latency_table(path: Path | str) -> bool:
+    """Whether ``path`` is a Parquet file that ``write_columns`` of any version wrote; never raises.
+
+    False as well for what is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            return _VERSION_KEY in (file.schema_arrow.metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def read_columns(path: Path) -> tuple[Environment, pa.Table]:
