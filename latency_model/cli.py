@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,20 +27,37 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 app.add_typer(tables, name="tables")
 
 
+class OnBad(StrEnum):
+    """What becomes of rows of a plain file that cannot be used."""
+
+    ERROR = "error"
+    DROP = "drop"
+
+
 @app.command(epilog="Example: gharial fit table.parquet --out model")
 def fit(
     given: Annotated[
         list[str],
-        typer.Argument(metavar="TABLE", help="Tables of one environment, as files or names of shipped ones."),
+        typer.Argument(
+            metavar="TABLE",
+            help="Tables of one environment, as files or names of shipped ones, or .parquet and .csv files of "
+            "plain rows: batch, in_channels, out_channels, height, kernel_size, ..., latency_ms or latency_us.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="MODEL_DIR", help="Where the model goes.")],
+    on_bad: Annotated[
+        OnBad,
+        typer.Option(help="Rows of a plain file that cannot be used: stop, or leave them out and say so."),
+    ] = OnBad.ERROR,
     json: AsJson = False,
 ) -> None:
-    """Fit a latency model on tables: their rows, and a correction on their whole networks."""
+    """Fit a latency model on tables or plain rows, and a correction on the whole networks of tables."""
     from latency_model.model import LatencyModel
+    from latency_model.rows import load_tables
 
     paths = [find_table(text) for text in given]
-    model = LatencyModel.fit([LatencyTable.load(path) for path in paths], origin=str(paths[0]))
+    tables, _, notes = load_tables(paths, on_bad=on_bad.value)
+    model = LatencyModel.fit(tables, origin=str(paths[0]))
     model.save(out)
     correction = model.correction
     if json:
@@ -48,7 +66,7 @@ def fit(
                 "out": str(out),
                 "rows": len(model.table),
                 "correction": correction.to_json(),
-                "notes": list(model.notes),
+                "notes": [*notes, *model.notes],
             }
         )
         return
@@ -60,7 +78,7 @@ def fit(
         else "no correction: the tables have no whole network that their rows cover",
         highlight=False,
     )
-    for note in model.notes:
+    for note in (*notes, *model.notes):
         console.out.print(f"note: {note}", highlight=False)
 
 

@@ -12,7 +12,7 @@ from latency_model.columns import ConvColumns, Kind
 from latency_model.errors import RowsError
 from latency_model.rows.cells import numbers, words
 from latency_model.rows.duplicates import group
-from latency_model.rows.problems import Problems
+from latency_model.rows.problems import Problems, counted
 from latency_model.rows.row_set import Defaults
 from latency_model.rows.source import Source
 from latency_model.shapes import LAYOUTS, PATTERNS, PRECISIONS
@@ -137,7 +137,7 @@ class Geometry:
         """Note what was taken for the rows ``where``, for all of them when that is not given."""
         rows = self._source.count if where is None else int((where & ~self._problems.bad).sum())
         if meaning and rows:
-            self.assumed.append(meaning if where is None else f"{meaning} (in {rows} rows)")
+            self.assumed.append(meaning if where is None else f"{meaning} (in {counted(rows)})")
 
     @staticmethod
     def _kind_of(row: int, parts: Mapping[str, tuple[Ints, ...]], codes: Mapping[str, Ints]) -> Kind:

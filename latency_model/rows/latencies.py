@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from latency_model.errors import RowsError
 from latency_model.rows.cells import Numbers, numbers
-from latency_model.rows.problems import Problems
+from latency_model.rows.problems import Problems, counted
 from latency_model.rows.row_set import Unit
 from latency_model.rows.source import Source
 
@@ -119,7 +119,7 @@ def read_times(source: Source, notes: list[str]) -> dict[str, Floats]:
             read = numbers(source.columns[name])
             values, unusable = _times(read)
             if unusable:
-                notes.append(f"column {name} not used in {unusable} rows, where it is no time")
+                notes.append(f"column {name} not used in {counted(unusable)}, where it is no time")
             found[target] = values * factor
     return found
 

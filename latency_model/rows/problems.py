@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Problems", "numbered"]
+__all__ = ["Problems", "counted", "numbered"]
 
 _SHOWN_ROWS = 5
 _SHOWN_CAUSES = 3
@@ -34,11 +34,16 @@ class Problems:
     def text(self) -> str:
         """What is wrong and where, like "in 2 rows batch is empty (rows 3, 7)"."""
         causes = [
-            f"in {len(places)} row{'s' * (len(places) > 1)} {what} ({numbered(places)})"
+            f"in {counted(len(places))} {what} ({numbered(places)})"
             for what, places in self._found[:_SHOWN_CAUSES]
         ]
         more = sum(len(places) for _, places in self._found[_SHOWN_CAUSES:])
-        return ", ".join(causes) + (f", and {more} rows have other faults" if more else "")
+        return ", ".join(causes) + (f", and {counted(more)} with other faults" if more else "")
+
+
+def counted(rows: int, noun: str = "row") -> str:
+    """Return a number with its noun: ``1 row``, ``2 rows``."""
+    return f"{rows} {noun}{'s' * (rows != 1)}"
 
 
 def numbered(places: Sequence[int] | NDArray[np.int64]) -> str:

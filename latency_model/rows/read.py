@@ -13,7 +13,7 @@ from latency_model.rows.cells import words
 from latency_model.rows.duplicates import Merged, group, merge
 from latency_model.rows.geometry import GEOMETRY, Geometry
 from latency_model.rows.latencies import EXTRAS, TIMES, Latencies, read_latencies, read_times
-from latency_model.rows.problems import Problems, numbered
+from latency_model.rows.problems import Problems, counted, numbered
 from latency_model.rows.row_set import Defaults, RowSet
 from latency_model.rows.source import Source, read_source
 
@@ -114,7 +114,7 @@ def _not_convolutions(source: Source, notes: list[str]) -> NDArray[np.bool_]:
         if set(read.words) <= _TABLE_KINDS and (read.codes >= 0).all():
             other = np.array([word != "conv" for word in read.words], dtype=bool)[read.codes]
             if other.any():
-                notes.append(f"{int(other.sum())} rows left out that are no convolutions by the column kind")
+                notes.append(f"{counted(int(other.sum()))} left out, of other operators by the column kind")
             return other
     return np.zeros(source.count, dtype=bool)
 
@@ -161,7 +161,7 @@ def _report_equal(
         return
     apart = merged.greatest / merged.least - 1
     notes.append(
-        f"{int(merged.rows[several].sum())} rows are of {len(several)} convolutions that occur several times, "
+        f"{int(merged.rows[several].sum())} rows are of {counted(len(several), 'convolution')} given several times, "
         "joined to the median"
         + (f"; they differ by up to {np.nanmax(apart):.1%}" if not np.isnan(apart[several]).all() else "")
     )
@@ -175,7 +175,7 @@ def _report_equal(
             f"{numbered(rows)}: {merged.least[convolution]:.6g} to {merged.greatest[convolution]:.6g} us"
         )
     text = (
-        f"equal rows whose latencies differ by more than {agree:.0%}, of {len(far)} convolutions "
+        f"equal rows whose latencies differ by more than {agree:.0%}, of {counted(len(far), 'convolution')} "
         f"({'; '.join(said)}{'; and more' if len(far) > len(said) else ''})"
     )
     if fatal:
