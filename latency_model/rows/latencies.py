@@ -50,14 +50,14 @@ class Latencies:
     high_us: Floats | None
 
 
-def read_latencies(source: Source, problems: Problems, notes: list[str]) -> Latencies | None:
+def read_latencies(source: Source, problems: Problems, notes: list[str], *, needed: bool) -> Latencies | None:
     """Return the latencies of ``source``, None when it has no column of them.
 
-    Raises ``RowsError`` for a column whose unit is not known.
+    Raises ``RowsError`` for a ``needed`` column whose unit is not known.
     """
     held = {name: column for name, column in source.columns.items() if name in _LATENCY}
     if not held:
-        if "latency" in source.names:
+        if needed and "latency" in source.names:
             raise RowsError(
                 f"{source.path} has a column latency, of an unknown unit; name it latency_us or latency_ms"
             )

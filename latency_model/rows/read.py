@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from latency_model.errors import RowsError
 from latency_model.rows.cells import words
-from latency_model.rows.duplicates import Merged, group, merge
+from latency_model.rows.duplicates import group, merge
+from latency_model.rows.equal_rows import interval, report_equal, widest
 from latency_model.rows.geometry import GEOMETRY, Geometry
-from latency_model.rows.latencies import EXTRAS, TIMES, Latencies, read_latencies, read_times
-from latency_model.rows.problems import Problems, counted, numbered
+from latency_model.rows.latencies import EXTRAS, TIMES, read_latencies, read_times
+from latency_model.rows.problems import Problems, counted
 from latency_model.rows.row_set import Defaults, RowSet
 from latency_model.rows.source import Source, read_source
 
@@ -23,10 +24,9 @@ __all__ = ["AGREE", "read_rows"]
 AGREE = 0.10
 _KERNELS = ("kernel_name", "conv_kernel_names", "main_kernel")
 _OTHER = (*_KERNELS, "device", "kind")
-# What the kernels of an ONNX Runtime session with one convolution are: such a file is of half precision, NHWC.
-_TRACED = {"conv_us", *EXTRAS}
+# What runs beside the convolution in the session that the H100 probe traces, which is of half precision, NHWC.
+_TRACED = set(EXTRAS)
 _TABLE_KINDS = {"conv", "op", "network", "failure"}
-_SHOWN_GROUPS = 3
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,7 +46,8 @@ def read_rows(
     ``stride`` (1), ``padding`` (kernel_size // 2), ``dilation`` (1), ``groups`` (1), ``precision``, ``layout``,
     ``pattern`` (else of ``defaults``), and those of the second axis as in ``gharial tables export``; the latency
     as ``latency_us``, ``latency_ms`` or ``conv_us``; ``low_…`` and ``high_…``, kernel names, ``device``. Other
-    columns are ignored. A file with ``conv_us`` and the traced kernels beside it is taken for fp16, nhwc.
+    columns are ignored. A file with the probe's ``bias_us``, ``relu_us``, ``transpose_in_us`` and ``transpose_out_us``
+    is taken for fp16, nhwc.
 
     A row that describes no convolution, or has no positive finite latency, is an error, or with ``on_bad="drop"``
     left out with a note. Equal rows are joined to their median; where they differ by more than the part
@@ -72,7 +73,7 @@ def read_rows(
     if geometry.assumed:
         notes.append(f"assumed, as the file does not say: {', '.join(geometry.assumed)}")
     times.bad |= shapes.bad
-    given = read_latencies(source, times, notes)
+    given = read_latencies(source, times, notes, needed=needed)
     if given is None and needed:
         raise RowsError(
             f"{source.path} has no column latency_us or latency_ms, only {', '.join(source.names)}; add one"
@@ -84,12 +85,12 @@ def read_rows(
     first, within = group([column[good] for column in geometry.keys])
     latencies = np.full(source.count, np.nan) if given is None else given.latency_us
     merged = merge(within, latencies[good])
-    _report_equal(source, good, within, merged, agree=agree, fatal=needed and not drop, notes=notes)
+    report_equal(source, good, within, merged, agree=agree, fatal=needed and not drop, notes=notes)
     place = np.full(source.count, -1, dtype=np.int64)
     place[good] = within
     typical = good[merged.typical]
     spread = read_times(source, notes)
-    low, high = _interval(given, merged, good, within)
+    low, high = interval(given, merged, good, within)
     return RowSet(
         origin=source.path,
         columns=geometry.columns(good[first]),
@@ -98,8 +99,8 @@ def read_rows(
         latency_us=None if given is None else merged.median,
         low_us=low,
         high_us=high,
-        p10_us=_widest(spread.pop("p10_us", None), good, within, np.fmin),
-        p90_us=_widest(spread.pop("p90_us", None), good, within, np.fmax),
+        p10_us=widest(spread.pop("p10_us", None), good, within, np.fmin),
+        p90_us=widest(spread.pop("p90_us", None), good, within, np.fmax),
         kernel_names=_kernel_names(source, typical),
         extras={name: values[typical] for name, values in spread.items()},
         device=device,
@@ -143,73 +144,6 @@ def _report(
     notes.extend(f"left out: {text}" for text in fatal)
     if not needed and times:
         notes.append(f"no latency to compare with: {times.text}")
-
-
-def _report_equal(
-    source: Source,
-    good: Ints,
-    within: Ints,
-    merged: Merged,
-    *,
-    agree: float,
-    fatal: bool,
-    notes: list[str],
-) -> None:
-    """Note rows of one convolution, and raise where their latencies are too far apart."""
-    several = np.flatnonzero(merged.rows > 1)
-    if not len(several):
-        return
-    apart = merged.greatest / merged.least - 1
-    notes.append(
-        f"{int(merged.rows[several].sum())} rows are of {counted(len(several), 'convolution')} given several times, "
-        "joined to the median"
-        + (f"; they differ by up to {np.nanmax(apart):.1%}" if not np.isnan(apart[several]).all() else "")
-    )
-    far = np.flatnonzero(apart > agree)
-    if not len(far):
-        return
-    said = []
-    for convolution in far[:_SHOWN_GROUPS]:
-        rows = good[within == convolution]
-        said.append(
-            f"{numbered(rows)}: {merged.least[convolution]:.6g} to {merged.greatest[convolution]:.6g} us"
-        )
-    text = (
-        f"equal rows whose latencies differ by more than {agree:.0%}, of {counted(len(far), 'convolution')} "
-        f"({'; '.join(said)}{'; and more' if len(far) > len(said) else ''})"
-    )
-    if fatal:
-        raise RowsError(
-            f"{source.path} has {text.replace('; ', ', ')}; keep one of each, or take the median with "
-            '--on-bad drop (in Python on_bad="drop")'
-        )
-    notes.append(f"the median was taken of {text}")
-
-
-def _interval(
-    given: Latencies | None, merged: Merged, good: Ints, within: Ints
-) -> tuple[Floats | None, Floats | None]:
-    """Return bounds: those of the file, widened to the least and greatest of equal rows, which stand alone too."""
-    if given is None:
-        return None, None
-    several = merged.rows > 1
-    low = np.where(several, merged.least, np.nan)
-    high = np.where(several, merged.greatest, np.nan)
-    if given.low_us is not None and given.high_us is not None:
-        known = ~np.isnan(given.latency_us[good])
-        np.fmin.at(low, within[known], given.low_us[good][known])
-        np.fmax.at(high, within[known], given.high_us[good][known])
-    if np.isnan(low).all():
-        return None, None
-    return low, high
-
-
-def _widest(values: Floats | None, good: Ints, within: Ints, join: np.ufunc) -> Floats | None:
-    if values is None:
-        return None
-    joined = np.full(int(within.max()) + 1, np.nan)
-    join.at(joined, within, values[good])
-    return joined
 
 
 def _kernel_names(source: Source, typical: Ints) -> NDArray[Any] | None:

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import conv_shapes, tables
 
@@ -95,6 +95,8 @@ def test_the_probe_is_taken_as_it_is(rows, saved):
     }
     assert found.unit == "us"
     assert "precision fp16, layout nhwc" in found.notes[0]
+    asked = read_rows(saved(rows.probe().drop(columns="conv_us"), "ask.csv"), latency="optional")
+    assert list(asked.columns) == list(found.columns)
     assert "2 rows are of 1 convolution given several times" in found.notes[1]
 
 
@@ -209,6 +211,7 @@ def test_missing_columns(rows, saved, name):
     path = saved(rows.frame().rename(columns={"latency_us": "latency"}), name)
     with pytest.raises(RowsError, match="a column latency, of an unknown unit; name it"):
         read_rows(path)
+    assert read_rows(path, latency="optional").latency_us is None
 
 
 def test_equal_rows_become_their_median(rows, saved):
@@ -264,6 +267,14 @@ def test_one_device_a_file(rows, saved):
     assert read_rows(saved(rows.frame({}, {"batch": 2}, device="Tesla T4"))).device == "Tesla T4"
     with pytest.raises(RowsError, match=r"rows of 2 devices \(A, B\); split it"):
         read_rows(saved(rows.frame({"device": "A"}, {"batch": 2, "device": "B"})))
+
+
+def test_kernels_that_are_no_squares(rows, saved):
+    data = rows.frame(kernel_width=1, stride_width=2, dilation=2, drop=["padding"])
+    (shape,) = read_rows(saved(data)).columns
+    assert shape.text == "1x16x14x14 ->32 k3x1 s1x2 p1x0 d2 g1 conv fp16 nchw"
+    (shape,) = read_rows(saved(data.assign(padding=2, padding_bottom=3))).columns
+    assert shape.padding == (2, 2, 3, 2)
 
 
 @pytest.mark.parametrize("word", ["fp16", "FP16", "float16", "half", " fp16 "])
@@ -356,7 +367,7 @@ def test_other_operators_of_an_export_are_left_out(tmp_path, synthetic, ending):
     assert found.notes == ("1 row left out, of other operators by the column kind",)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tables(), st.sampled_from([".csv", ".parquet"]))
 def test_exports_of_tables_read_back(tmp_path_factory, table, ending):
     path = tmp_path_factory.mktemp("export") / f"rows{ending}"
@@ -371,7 +382,7 @@ def test_exports_of_tables_read_back(tmp_path_factory, table, ending):
     assert found.low_us.tolist() == pytest.approx([table[shape].low_us for shape in found.columns])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(conv_shapes(), st.floats(1e-3, 1e6)),

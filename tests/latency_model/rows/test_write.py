@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latency_model.errors import RowsError
@@ -60,7 +60,7 @@ def test_what_cannot_be_written(rows, saved, tmp_path):
     assert list(read(tmp_path / "out.csv")) == ["predicted_us", "low_us", "high_us"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.integers(1, 4), min_size=1, max_size=12),
     st.lists(st.floats(1e-3, 1e7), min_size=4, max_size=4),
