@@ -79,7 +79,7 @@ def fit(
         highlight=False,
     )
     for note in (*notes, *model.notes):
-        console.out.print(f"note: {note}", highlight=False)
+        console.out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: gharial estimate resnet20 --table table.parquet --batch 1")
