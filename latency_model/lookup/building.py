@@ -60,7 +60,7 @@ def _check_columns(columns: ConvColumns) -> None:
     wrong |= (columns.in_channels % groups != 0) | (columns.out_channels % groups != 0)
     wrong |= (columns.out_height < 1) | (columns.out_width < 1)
     # What a kind alone gets wrong is wrong in its first row.
-    suspects = np.concatenate([np.flatnonzero(wrong)[:1], np.unique(columns.kind, return_index=True)[1]])
+    suspects = np.concatenate([np.flatnonzero(wrong), np.unique(columns.kind, return_index=True)[1]])
     for _ in columns.take(suspects):
         pass
 

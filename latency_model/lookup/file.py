@@ -113,6 +113,7 @@ def read_parts(path: Path, *, check: bool) -> Parts:
         raise
     except Exception as error:  # pyarrow has its own types for truncation, bad lengths and missing columns
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"nothing under {reason}" if isinstance(error, KeyError) else reason
         raise TableError(f"{path} is damaged ({reason}); {_MAKE}") from error
 
 
@@ -139,11 +140,12 @@ def _parts(header: Any, batch: pa.RecordBatch) -> Parts:
 
 
 def _kind(data: dict[str, Any]) -> Kind:
-    return Kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in data.items()}
+    return Kind(**fields)
 
 
 def _checksum(header: bytes, columns: dict[str, NDArray[Any]]) -> int:
     found = zlib.crc32(header)
     for name, column in columns.items():
-        found = zlib.crc32(memoryview(np.ascontiguousarray(column)), zlib.crc32(name.encode(), found))
+        found = zlib.crc32(pa.py_buffer(np.ascontiguousarray(column)), zlib.crc32(name.encode(), found))
     return found
