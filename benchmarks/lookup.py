@@ -231,7 +231,7 @@ def measure(folder: Path) -> dict[str, Any]:
         },
         "lookups": fresh("--lookups", str(path)),
     }
-    # Other numbers than the widest keys of a table are packed as before: one word of keys.
+    # Without groups and with at most 2,048 input channels a key is one word.
     narrow = dataclasses.replace(rows, groups=np.ones(ROWS, dtype=np.int64))
     plain = narrow.take(np.flatnonzero((rows.groups == 1) & (rows.in_channels <= 2048)))
     some = latency[: len(plain)]

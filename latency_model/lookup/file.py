@@ -149,7 +149,7 @@ def _mapped(column: pa.Array) -> NDArray[Any]:
     if not len(column):
         return np.empty(0, dtype=kind)
     if column.null_count or column.offset:
-        raise ValueError("a column has nulls or an offset")
+        raise ValueError("a column has nulls")
     return np.frombuffer(column.buffers()[1], dtype=kind, count=len(column))
 
 

@@ -60,8 +60,12 @@ class LookupTable(Mapping[ConvShape, LookupRow]):
     built from. Operators that are not convolutions, networks, failures, and what else a row of a
     ``LatencyTable`` says (quantiles, kernels, flags) are **not** in it. Keys are compared in full, so a
     convolution that was not measured is never mistaken for one that was. A row takes 28 bytes and 8 for each
-    64-bit word of its key; two words, 44 bytes, hold every usual table. At most 2**32 - 1 rows. Iteration is
-    in the order of the file, which is that of the buckets; ``columns`` and ``latency_us`` share it.
+    64-bit word of its key; keys are as wide as the largest sizes of the table need, up to seven words, and two
+    (44 bytes a row) hold every usual table. At most 2**32 - 1 rows. Iteration is in the order of the file, which
+    is that of the buckets; ``columns`` and ``latency_us`` share it.
+
+    >>> table = LookupTable.load("rows.lookup")  # doctest: +SKIP
+    >>> table.lookup(ConvColumns.of(shapes)).latency_us  # doctest: +SKIP
     """
 
     parts: Parts
@@ -107,7 +111,10 @@ class LookupTable(Mapping[ConvShape, LookupRow]):
         return cls(read_parts(Path(path), check=check))
 
     def lookup(self, columns: ConvColumns) -> LookupResult:
-        """Return latency and interval of each convolution, in order; NaN where the table has no such row."""
+        """Return latency and interval of each convolution, in order; NaN where the table has no such row.
+
+        Raises ``InputError`` when a column holds no integers, or a kind beyond the kinds of ``columns``.
+        """
         values = np.full((len(VALUES), len(columns)), np.nan)
         found = np.zeros(len(columns), dtype=np.bool_)
         fields = fields_of(columns, self._codes)

@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
-from latency_model import tables_cli
+from latency_model.cli import app
 from latency_model.columns import ConvColumns
 from latency_model.environment import Environment
 from latency_model.errors import InputError, TableError
-from latency_model.exports import export
 from latency_model.lookup import LookupTable, file
 from latency_model.lookup.keys import FIELDS
+from latency_model.ops import OpShape
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 
@@ -178,6 +179,10 @@ def test_other_columns_or_batches_are_refused(path):
     written(whole.set_column(2, "latency_us", whole["latency_us"].cast(pa.float32())))
     with pytest.raises(TableError, match="damaged"):
         LookupTable.load(path)
+    latency = whole["latency_us"].to_pylist()
+    written(whole.set_column(2, "latency_us", pa.array([None, *latency[1:]])))
+    with pytest.raises(TableError, match="nulls"):
+        LookupTable.load(path)
     written(whole.slice(0, 79))
     with pytest.raises(TableError, match="checksum"):
         LookupTable.load(path)
@@ -194,18 +199,27 @@ def test_a_place_that_cannot_be_written_leaves_the_old_file(path, tmp_path, monk
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_export_makes_one_and_the_commands_say_what_it_is(tmp_path, synthetic, capsys):
+def test_the_commands_make_one_and_say_what_it_is(tmp_path, synthetic):
     rows = {shape: synthetic.measurement(float(place + 1)) for place, shape in enumerate(SHAPES)}
-    measured = LatencyTable(HERE, rows)
+    add = OpShape.parse("op Add 1x8x16x16 1x8x16x16 fp32 nchw")
+    LatencyTable(HERE, rows, ops={add: synthetic.measurement(1.0)}).save(tmp_path / "table.parquet")
     out = tmp_path / "rows.lookup"
-    assert export(measured, out) == len(rows)
+
+    def run(*words):
+        return CliRunner().invoke(app, ["tables", *map(str, words)])
+
+    said = run("export", tmp_path / "table.parquet", "--out", out)
+    assert said.exit_code == 0
+    assert "wrote 80 rows" in said.stderr
+    assert "left out 1 operators" in said.stderr
     assert {shape: row.latency_us for shape, row in LookupTable.load(out).items()} == {
         shape: row.latency_us for shape, row in rows.items()
     }
-    with pytest.raises(TableError, match=r"is a lookup table or another Arrow file, .* give the \.parquet"):
-        tables_cli.show(str(out))
-    with pytest.raises(TableError, match="is a lookup table"):
-        LatencyTable.load(out)
+    shown = run("show", out)
+    assert isinstance(shown.exception, TableError)
+    assert "lookup table or another Arrow file, not a latency table; give the .parquet" in str(
+        shown.exception
+    )
 
 
 def test_every_field_of_a_key_is_a_column():
