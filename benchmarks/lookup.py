@@ -4,7 +4,8 @@
 
 Makes 1,000,000 distinct convolutions (seed 0), a fifth of them depthwise or grouped, builds and saves the table,
 and looks up in a fresh process: 1,000,000 convolutions that are in it, as many that are not, and half and half,
-in random order. A cold load is one after the kernel was told to drop the file's pages
+in random order. Times are by the clock, and processor time beside them, which other work on the core changes
+less. A cold load is one after the kernel was told to drop the file's pages
 (`POSIX_FADV_DONTNEED`); `read_bytes` is what then really came from the disk. Memory is the resident part of the
 mapping (`/proc/self/smaps`) and the growth of the anonymous memory over the load. Beside it, on the same
 queries, a binary search (`np.searchsorted`) over sorted 64-bit hashes, whose keys are compared as well, and a
@@ -66,13 +67,18 @@ def distinct(count: int, rng: np.random.Generator) -> ConvColumns:
 
 
 def seconds(work: Callable[[], Any], repeats: int = REPEATS) -> dict[str, float]:
-    """Return the median and the worst of the times of ``work``."""
-    times = []
+    """Return the median and the worst time of ``work`` by the clock, and its median processor time."""
+    clock, processor = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         work()
-        times.append(time.perf_counter() - start)
-    return {"median_s": statistics.median(times), "worst_s": max(times)}
+        clock.append(time.perf_counter() - start)
+        processor.append(time.process_time() - used)
+    return {
+        "median_s": statistics.median(clock),
+        "worst_s": max(clock),
+        "processor_s": statistics.median(processor),
+    }
 
 
 def anonymous_bytes() -> int:
@@ -144,7 +150,7 @@ def lookups(path: Path, folder: Path) -> dict[str, Any]:
     found["bytes_a_row"] = {"mapped": mapped_bytes(path) / ROWS, "anonymous": grown / ROWS}
     shapes = list(mix.take(slice(0, 5000)))
     one = seconds(lambda: [table.get(shape) for shape in shapes])
-    found["get_us"] = one["median_s"] / len(shapes) * 1e6
+    found["get_us"] = one["processor_s"] / len(shapes) * 1e6
     found["binary_search"] = seconds(binary_search(table, mix, half), 3)
     found["dictionary"] = seconds(dictionary(table, mix), 3)
     return found
@@ -262,6 +268,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
+        "load_of_the_machine": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
     }
 
 
@@ -295,7 +302,8 @@ def main() -> None:
     for name in ("hits", "misses", "half", "binary_search", "dictionary"):
         took = found["lookups"][name]
         print(
-            f"{name}: {ROWS / took['median_s'] / 1e6:.2f} million/s (worst {ROWS / took['worst_s'] / 1e6:.2f})"
+            f"{name}: {ROWS / took['median_s'] / 1e6:.2f} million/s (worst {ROWS / took['worst_s'] / 1e6:.2f}; "
+            f"per second of processor time {ROWS / took['processor_s'] / 1e6:.2f})"
         )
     print(f"one: {found['lookups']['get_us']:.1f} us; resident: {found['lookups']['bytes_a_row']}")
 
