@@ -287,7 +287,7 @@ def main() -> None:
     if given.lookups:
         print(json.dumps(lookups(given.lookups, given.lookups.parent)))
         return
-    # Not /tmp: where that is memory, no load is cold.
+    # Not the folder for temporary files: where that is memory, no load is cold.
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent, prefix=".lookup-") as folder:
         found = {**versions(), **measure(Path(folder))}
     out = Path(__file__).with_suffix(".json")
