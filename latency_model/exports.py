@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from latency_model.errors import InputError
 from latency_model.files import write_atomic
+from latency_model.lookup import LookupTable
 from latency_model.measurement import Measurement
 from latency_model.ops import OpShape
 from latency_model.shapes import ConvShape
@@ -22,7 +23,7 @@ from latency_model.table_columns import MEASURED, in_order
 
 __all__ = ["COLUMNS", "export", "record", "records", "write_json_rows"]
 
-_FORMATS = (".csv", ".parquet", ".json")
+_FORMATS = (".csv", ".parquet", ".json", ".lookup")
 _BATCH = 10_000
 _INT, _TEXT = pa.int64(), pa.string()
 _SHAPE = {
@@ -117,14 +118,18 @@ def _measured(row: Measurement) -> dict[str, Any]:
 
 
 def export(table: LatencyTable, path: Path) -> int:
-    """Write the rows to ``path`` in the format of its ending, .csv, .parquet or .json; return how many.
+    """Write the rows to ``path`` in the format of its ending, one of ``_FORMATS``; return how many.
 
     In CSV ``kernels`` and ``candidates`` are JSON texts and an empty field is a value that is not known. JSON
     holds the environment, the networks and the failures as well, Parquet the environment in its metadata.
+    An ending .lookup makes a ``LookupTable``: the convolutions' latencies and intervals, and no operator.
     """
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
-        raise InputError(f"cannot export to {path.name}; its ending must be {', '.join(_FORMATS)}")
+        raise InputError(f"cannot export to {path.name}; its ending must be one of {', '.join(_FORMATS)}")
+    if suffix == ".lookup":
+        LookupTable.build(table).save(path)
+        return len(table.rows)
     write = {".csv": _csv, ".parquet": _parquet, ".json": _json}[suffix]
     write_atomic(path, lambda target: write(table, target))
     return len(table.rows) + len(table.ops)

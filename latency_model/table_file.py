@@ -17,6 +17,7 @@ __all__ = ["FORMAT_VERSION", "SCHEMA", "damaged", "is_latency_table", "read_colu
 
 # Version 2 added the operators and the columns from cold_us to note; tables of version 1 are read as well.
 FORMAT_VERSION = 2
+_ARROW = b"ARROW1"
 _ENVIRONMENT_KEY = b"gharial.environment"
 _VERSION_KEY = b"gharial.format_version"
 
@@ -65,6 +66,13 @@ def read_columns(path: Path) -> tuple[Environment, pa.Table]:
     if not path.is_file():
         raise TableError(f"no latency table at {path}; make one with: gharial profile MODEL --out {path}")
     try:
+        with path.open("rb") as stream:
+            arrow = stream.read(len(_ARROW)) == _ARROW
+        if arrow:
+            raise TableError(
+                f"{path} is a lookup table or another Arrow file, not a latency table; "
+                "give the .parquet that it was made from"
+            )
         with pq.ParquetFile(path) as file:
             # The metadata first: what is no table of ours, or a later one, need not be read.
             metadata = file.schema_arrow.metadata or {}

@@ -150,12 +150,13 @@ def show(
 @tables.command(name="export", epilog="Example: gharial tables export table.parquet --out rows.csv")
 def export_rows(
     table: TablePath,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A .csv, .parquet or .json file.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A .csv, .parquet, .json or .lookup file.")],
     json: AsJson = False,
 ) -> None:
     """Write a table's convolutions and operators as plain CSV, Parquet or JSON, a column per property.
 
-    Networks and failures are in JSON only.
+    Networks and failures are in JSON only. A .lookup file holds the latencies of the convolutions alone, for
+    looking up millions at once from Python (latency_model.lookup.LookupTable).
     """
     from latency_model.exports import export
 
@@ -165,6 +166,12 @@ def export_rows(
         console.print_json({"out": str(out), "rows": rows})
         return
     console.err.print(f"wrote {rows} rows to {out}", highlight=False, soft_wrap=True)
+    if out.suffix.lower() == ".lookup" and loaded.ops:
+        console.err.print(
+            f"left out {len(loaded.ops)} operators: a lookup table holds convolutions only",
+            highlight=False,
+            soft_wrap=True,
+        )
     if out.suffix.lower() != ".json" and (loaded.networks or loaded.failures):
         console.err.print(
             f"left out {len(loaded.networks)} networks and {len(loaded.failures)} failures: "
