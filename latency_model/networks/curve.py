@@ -33,6 +33,11 @@ class Curve:
         beyond = np.maximum(moved - KNOTS[-1], 0.0)
         return np.interp(moved, KNOTS, self.values_us) + slope * beyond
 
+    def straight(self) -> Curve:
+        """Return the line with the same floor and the slope beyond the cache: data that is never in it."""
+        slope = (self.values_us[-1] - self.values_us[-2]) / (KNOTS[-1] - KNOTS[-2])
+        return Curve(tuple(self.values_us[0] + slope * moved for moved in KNOTS))
+
 
 def fit_curve(moved_bytes: Array, latency_us: Array) -> Curve:
     """Return the curve with the least squared relative residuals, its floor and slopes not below 0."""
@@ -45,7 +50,9 @@ def fit_curve(moved_bytes: Array, latency_us: Array) -> Curve:
     smooth = np.zeros((len(ends) - 2, len(ends)))
     for row in range(len(ends) - 2):
         lengths = np.diff(ends[row : row + 3])
-        smooth[row, row + 1 : row + 3] = scale * np.array([lengths[1] / lengths[0], -1.0]) / (1 + lengths[1] / lengths[0])
+        smooth[row, row + 1 : row + 3] = (
+            scale * np.array([lengths[1] / lengths[0], -1.0]) / (1 + lengths[1] / lengths[0])
+        )
     found, _ = nnls(np.vstack([design, smooth]), np.append(np.ones(len(design)), np.zeros(len(smooth))))
     return Curve(tuple(float(v) for v in np.cumsum(found)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ _KIN = {
     "average_pool": "bias",
     "mean": "bias",
     "batch_norm": "bias",
+    "normalize": "bias",
     "concat": "transpose",
     "resize": "transpose",
     "gemm_bias": "unary",
@@ -107,7 +108,10 @@ class GluePrices:
         kinds: dict[str, GlueKind] = {}
         start = GlueKind(_ASSUMED_CURVE, _ASSUMED, 0, "assumed")
         for kind, relative in _KIN.items():
-            kinds[kind] = _fit(by_kind[kind], kinds.get(relative, start))
+            kin = kinds.get(relative, start)
+            if kind == "gemm":  # its weights come from memory
+                kin = replace(kin, curve=kin.curve.straight())
+            kinds[kind] = _fit(by_kind[kind], kin)
         return cls(kinds, flops_per_us)
 
     def price(self, kernel: Kernel) -> GluePrice:
@@ -168,7 +172,9 @@ class GluePrices:
 def _fit(samples: list[GlueSample], kin: GlueKind) -> GlueKind:
     if not samples:
         assumed = kin.source == "assumed"
-        return GlueKind(kin.curve, _ASSUMED if assumed else _BORROWED, 0, "assumed" if assumed else "borrowed")
+        return GlueKind(
+            kin.curve, _ASSUMED if assumed else _BORROWED, 0, "assumed" if assumed else "borrowed"
+        )
     moved = np.array([sample.moved_bytes for sample in samples])
     times = np.array([sample.latency_us for sample in samples])
     curve = fit_curve(moved, times) if len(samples) >= _MANY else fit_on(kin.curve, moved, times)

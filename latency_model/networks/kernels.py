@@ -35,6 +35,7 @@ _KINDS = {
     "Transpose": "transpose",
     "BatchNormalization": "batch_norm",
     "Resize": "resize",
+    **dict.fromkeys(("LayerNormalization", "Softmax", "LogSoftmax"), "normalize"),
     "Gemm": "gemm",
 }
 
@@ -131,6 +132,8 @@ def _operator(op: OpSite, shape: OpShape, separate: bool) -> Iterator[Kernel]:
         "resize": _resized(shape) * width,
     }.get(kind, max(reads))
     yield Kernel(kind, op.name, sum(reads) + weights, written, op=shape.op)
+    if separate and _activated(shape):
+        yield Kernel("unary", f"{op.name}.activation", written, written, op=shape.op)
     if shape.op == "Transpose" and separate and len(shape.inputs[0]) > 4:
         # A shuffle of channels works on plain tensors: there and back again.
         for way in ("plain", "nhwc"):
@@ -149,12 +152,16 @@ def _gemm(op: OpSite, shape: OpShape, separate: bool) -> Iterator[Kernel]:
         yield Kernel("gemm_bias", f"{op.name}.bias", outputs * width, written)
     weights = inputs * outputs * width
     yield Kernel("gemm", op.name, read + weights, written, op="Gemm", macs=rows * inputs * outputs)
-    if separate and any(name == "activation" for name, _ in shape.attributes):
+    if separate and _activated(shape):
         yield Kernel("unary", f"{op.name}.activation", written, written, op="Gemm")
 
 
+def _activated(shape: OpShape) -> bool:
+    return any(name == "activation" for name, _ in shape.attributes)
+
+
 def _broadcasts(shape: OpShape) -> bool:
-    return len(shape.inputs) > 1 and len(set(shape.inputs)) > 1 or bool(shape.weights)
+    return len(set(shape.inputs)) > 1 or bool(shape.weights)
 
 
 def _numbers(shape: OpShape, name: str) -> list[float]:

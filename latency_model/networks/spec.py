@@ -39,9 +39,7 @@ def network_of_spec(spec: Mapping[str, Any], *, name: str = "", layout: str = "n
     try:
         graph = _Builder(spec).graph()
     except KeyError as error:
-        raise InputError(
-            f"the description of network {title} lacks {error}; a {family} needs it"
-        ) from error
+        raise InputError(f"the description of network {title} lacks {error}; a {family} needs it") from error
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"the description of network {title} cannot be read ({error}); correct it"
@@ -57,7 +55,9 @@ def _named(spec: Mapping[str, Any], layout: str) -> NetworkCost:
 
     batch, precision = spec.get("batch"), spec.get("precision")
     if not isinstance(batch, int) or precision not in PRECISIONS:
-        raise InputError(f"the description of {spec['model']} needs a batch and one of {', '.join(PRECISIONS)}")
+        raise InputError(
+            f"the description of {spec['model']} needs a batch and one of {', '.join(PRECISIONS)}"
+        )
     return harvest(load_model(str(spec["model"]), seed=0), batch=batch, precision=precision, layout=layout)
 
 
@@ -77,16 +77,12 @@ class _Builder:
         classes = int(self.spec.get("classes", 1000))
         pooled = self._op("global_avg_pool2d", [value[0]], (self.batch, channels, 1, 1))
         flat = self._op("flatten", [pooled], (self.batch, channels))
-        out = self._op(
-            "linear", [flat], (self.batch, classes), weights=((classes, channels), (classes,))
-        )
+        out = self._op("linear", [flat], (self.batch, classes), weights=((classes, channels), (classes,)))
         return Graph(tuple(self.ops), ("x",), (out,), self.sizes)
 
     def _op(self, kind: str, inputs: Sequence[str], dims: tuple[int, ...], **fields: Any) -> str:
         name = f"{kind}{len(self.ops)}"
-        self.ops.append(
-            Op(kind, tuple(inputs), (name,), dims, name=name, precision=self.precision, **fields)
-        )
+        self.ops.append(Op(kind, tuple(inputs), (name,), dims, name=name, precision=self.precision, **fields))
         self.sizes[name] = dims
         return name
 

@@ -100,7 +100,12 @@ def _queues(kernels: Sequence[Kernel]) -> dict[str, list[int]]:
 
 
 def _fits(kernel: Kernel, kind: str) -> bool:
-    same = {"image_transpose": "transpose", "mean": "average", "average_pool": "average", "broadcast": "binary"}
+    same = {
+        "image_transpose": "transpose",
+        "mean": "average",
+        "average_pool": "average",
+        "broadcast": "binary",
+    }
     return kind == ("math" if kernel.kind in _MATH else same.get(kernel.kind, kernel.kind))
 
 
