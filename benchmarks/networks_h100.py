@@ -6,7 +6,7 @@ The convolutions are priced by a regression on ``rows.parquet`` (or looked up, w
 shape), everything else by ``GluePrices``, the whole by ``NetworkCorrection``; the last two are fitted on the
 row file and on the networks of the OTHER families. Nothing is ever taken from the network's own trace except in
 the lines called "oracle", which say what a perfect price of that part would give. Families: the spec's family
-with its block (resnet-basic, resnet-bottleneck, vgg with torchvision's vgg13_bn, mobilenet), or torchvision's
+with its block (resnet-basic, resnet-bottleneck, vgg with torchvision's vgg13_bn, mobilenet_v2), or torchvision's
 name without sizes (wide_resnet, alexnet).
 
 ``--regressor`` names a callable without arguments that returns an object with ``fit(columns, latency_us)`` and

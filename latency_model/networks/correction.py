@@ -1,8 +1,8 @@
 """From the sum of kernels to a whole network: a slope, a cost per launch and an offset, only as far as needed.
 
 ``latency = slope * sum + per_kernel_us * kernels + offset_us``. The weights minimise the squared relative
-residuals plus a pull to (1, 0, 0), none below 0. How many of them are free is chosen by leaving out one family
-at a time: more terms must lower that error clearly, so that sums that are right already stay as they are.
+residuals plus a pull to (1, 0, 0), none below 0. Whether there is a correction at all is chosen by leaving out one
+family at a time: it must lower that error clearly, so that sums that are right already stay as they are.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _UNMEASURED, _LEAST_SPREAD = 0.12, 0.02
 # and of the relative residuals: their ratio is the pull to (1, 0, 0).
 _TYPICAL = np.array([0.2, 0.5, 20.0])
 _RESIDUAL = 0.04
-# The free terms, from none to all; a richer one must beat the poorer ones' error by this factor.
-_CHOICES = ((), (0, 1, 2))
+# The free terms: none or all. All must beat none by this factor. (Choices between them changed with every family
+# left out, and were no better: the pull already keeps small what the networks do not tell.)
+_CHOICES: tuple[tuple[int, ...], ...] = ((), (0, 1, 2))
 _CLEARLY = 0.97
 _LEAST_SLOPE = 0.1
 
@@ -127,10 +128,9 @@ def fit_network_correction(
         return NetworkCorrection()
     groups = np.array(names if len(set(names)) > 2 else [str(place) for place in range(len(sums))])
     design = np.column_stack([sums, counts, np.ones(len(sums))]) / measured[:, None]
-    best, left = _CHOICES[-1], None
-    if len(set(groups)) > 2:
-        best, left = _choose(design, groups)
-    slope, launch, offset = _solve(design, best)
+    chosen = _choose(design, groups) if len(set(groups)) > 2 else None
+    best, left = (_CHOICES[-1], None) if chosen is None else chosen
+    slope, launch, offset = (float(term) for term in _solve(design, best))
     if left is None:  # too few to hold one out: what remains, and what the prior knows of any device
         left = 1.0 - design @ np.array([slope, launch, offset])
         spread = math.hypot(_rms(left), _UNMEASURED / (1.0 + len(sums)))

@@ -45,14 +45,12 @@ def fit_curve(moved_bytes: Array, latency_us: Array) -> Curve:
     parts = np.clip((moved_bytes[:, None] - ends[:-1]) / np.diff(ends), 0.0, None)
     parts[:, :-1] = np.minimum(parts[:, :-1], 1.0)
     design = np.column_stack([np.ones(len(parts)), parts]) / latency_us[:, None]
-    # Slopes are compared in microseconds over a segment of the mean length of two neighbours.
+    # The pull compares slopes in microseconds: times the harmonic mean of the two segments' lengths.
     scale = np.sqrt(len(latency_us)) * _SMOOTH / float(np.median(latency_us))
     smooth = np.zeros((len(ends) - 2, len(ends)))
     for row in range(len(ends) - 2):
         lengths = np.diff(ends[row : row + 3])
-        smooth[row, row + 1 : row + 3] = (
-            scale * np.array([lengths[1] / lengths[0], -1.0]) / (1 + lengths[1] / lengths[0])
-        )
+        smooth[row, row + 1 : row + 3] = scale * np.array([1.0, -1.0]) * lengths[::-1] / lengths.sum()
     found, _ = nnls(np.vstack([design, smooth]), np.append(np.ones(len(design)), np.zeros(len(smooth))))
     return Curve(tuple(float(v) for v in np.cumsum(found)))
 

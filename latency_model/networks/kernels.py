@@ -86,8 +86,8 @@ def kernels_of(
         weights = shape.weights * _BYTES[shape.precision]
         made.append(Kernel("conv", site.name, _in(shape) + weights, _out(shape), shape))
         made += _epilogue(site.name, shape) if separate else ()
-    for op, size in network.op_shapes(full):
-        made += _operator(op, size, separate)
+    for op, found in network.op_shapes(full):
+        made += _operator(op, found, separate)
     middling = sorted(kernel.written_bytes for kernel in made)[len(made) // 2] if made else 0
     for kind, count in network.others.items():
         made += [Kernel("unknown", kind, middling, middling, op=kind)] * count

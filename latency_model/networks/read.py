@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,10 @@ from latency_model.networks.spec import network_of_spec
 __all__ = ["MeasuredNetwork", "family_of", "read_networks"]
 
 _GZIP = b"\x1f\x8b"
+# The words before the first number or size, and a version.
+_FAMILY = re.compile(r"(?:wide_)?[a-z]+(?=\d|_|$)(?:_v\d+)?")
+_SAME = {"mobilenet": "mobilenet_v2"}
+_BASIC = ("resnet18", "resnet34")
 
 
 @dataclass(frozen=True)
@@ -64,16 +69,24 @@ def read_networks(path: Path | str) -> tuple[MeasuredNetwork, ...]:
 
 
 def family_of(spec: Mapping[str, Any], name: str = "") -> str:
-    """Return the family of a described network: its block for a residual one, its name without sizes for a model.
+    """Return the family of a described network: its architecture without depth and width.
+
+    A residual network's includes its block. A model of a library and the description of the same architecture
+    are one family.
 
     >>> family_of({"model": "torchvision:wide_resnet50_2"})
     'wide_resnet'
     """
-    if "model" in spec:
-        plain = str(spec["model"]).rpartition(":")[2]
-        return plain.rstrip("0123456789_bn").rstrip("0123456789") or plain if plain else name
-    family = str(spec.get("family", name))
-    return f"{family}-{spec['block']}" if "block" in spec else family
+    if "model" not in spec:
+        family = str(spec.get("family", name))
+        # What is described as a mobilenet is made of the second version's blocks.
+        return f"{family}-{spec['block']}" if "block" in spec else _SAME.get(family, family)
+    plain = str(spec["model"]).rpartition(":")[2].lower()
+    found = _FAMILY.match(plain)
+    family = found[0] if found else plain
+    if family == "resnet":
+        return f"resnet-{'basic' if plain.startswith(_BASIC) else 'bottleneck'}"
+    return family
 
 
 def _network(entry: Any, where: str) -> MeasuredNetwork:
