@@ -53,7 +53,9 @@ def test_one_sample_is_pulled_to_its_kin_but_not_past_it():
 
 def test_what_was_not_measured_is_borrowed_or_assumed_and_never_free():
     kinds = GluePrices.fit(samples("unary", 300)).kinds
-    assert {kind: found.source for kind, found in kinds.items() if found.source != "borrowed"} == {"unary": "fitted"}
+    assert {kind: found.source for kind, found in kinds.items() if found.source != "borrowed"} == {
+        "unary": "fitted"
+    }
     assert all(found.spread >= 0.5 for kind, found in kinds.items() if kind != "unary")
     for prices in (GluePrices.fit([]), GluePrices()):
         for kind in kinds:
@@ -122,11 +124,12 @@ def test_curves_ascend_whatever_was_measured(pairs):
 
 
 def test_rows_give_a_sample_per_kernel_and_leave_out_what_is_missing():
-    shapes = [
-        ConvShape(2, channels, 8, 8, 32, precision="fp16", layout="nhwc") for channels in (3, 8, 64)
-    ]
+    shapes = [ConvShape(2, channels, 8, 8, 32, precision="fp16", layout="nhwc") for channels in (3, 8, 64)]
     found = samples_of_rows(
-        ConvColumns.of(shapes), bias_us=[1, 2, float("nan")], transpose_in_us=[4, 5, 6], transpose_out_us=[7, 8, 9]
+        ConvColumns.of(shapes),
+        bias_us=[1, 2, float("nan")],
+        transpose_in_us=[4, 5, 6],
+        transpose_out_us=[7, 8, 9],
     )
     size = 2 * 2 * 2 * 64  # read and written, two bytes, two images, pixels
     assert [(s.kind, s.moved_bytes, s.latency_us) for s in found] == [

@@ -9,7 +9,7 @@ from latency_model.ops import OpShape
 from latency_model.shapes import ConvShape
 
 RESNET = {
-    "family": "resnet", "block": "basic", "stem": 8, "stream": [8], "inner": [[[6]]],
+    "family": "resnet", "block": "basic", "stem": 16, "stream": [16], "inner": [[[16]]],
     "input": 64, "batch": 2, "precision": "fp16", "classes": 10,
 }  # fmt: skip
 
@@ -34,14 +34,14 @@ def test_a_residual_network_in_half_precision():
         "conv", "bias", "binary", "unary", "max_pool", "mean", "gemm_bias", "gemm",
     ]  # fmt: skip
     by_kind = {kernel.kind: kernel for kernel in found}
-    image, stem, half, quarter = (2 * 2 * n for n in (3 * 64 * 64, 8 * 32 * 32, 8 * 16 * 16, 8))
+    image, stem, half, quarter = (2 * 2 * n for n in (3 * 64 * 64, 16 * 32 * 32, 16 * 16 * 16, 16))
     assert (by_kind["image_transpose"].read_bytes, by_kind["image_transpose"].written_bytes) == (image, image)
-    assert (found[1].read_bytes, found[1].written_bytes) == (image + 2 * 8 * 3 * 49, stem)
+    assert (found[1].read_bytes, found[1].written_bytes) == (image + 2 * 16 * 3 * 49, stem)
     assert (by_kind["binary"].read_bytes, by_kind["binary"].written_bytes) == (2 * half, half)
     assert (by_kind["max_pool"].read_bytes, by_kind["max_pool"].written_bytes) == (stem, half)
     assert (by_kind["mean"].read_bytes, by_kind["mean"].written_bytes) == (half, quarter)
-    assert by_kind["gemm"].read_bytes == quarter + 2 * 80 + 2 * 10
-    assert by_kind["gemm"].macs == 2 * 8 * 10
+    assert by_kind["gemm"].read_bytes == quarter + 2 * 160
+    assert by_kind["gemm"].macs == 2 * 16 * 10
     assert [k.shape for k in found if k.kind == "conv"] == [
         site.shape for site in network_of_spec(RESNET).sites
     ]
@@ -55,7 +55,7 @@ def test_a_runtime_that_fuses_has_one_kernel_per_pattern():
 def test_counts_make_kernels_smaller_and_remove_what_is_empty():
     network = network_of_spec(RESNET)
     inner = network.sites[1].outputs.terms[0][0]
-    full, less = kernels_of(network), kernels_of(network, counts={inner: 3})
+    full, less = kernels_of(network), kernels_of(network, counts={inner: 8})
     assert less[5].written_bytes == full[5].written_bytes // 2
     assert len(kernels_of(network, counts={inner: 0})) == len(full) - 3
 
@@ -100,7 +100,10 @@ def test_operators(text, wanted, written):
 
 
 def test_an_activation_that_the_cpu_fuses_is_a_kernel():
-    for text in ("op BatchNormalization 1x4x8x8 activation=relu fp16 nhwc", "op Gemm 1x4 w6x4 activation=relu fp16 nhwc"):
+    for text in (
+        "op BatchNormalization 1x4x8x8 activation=relu fp16 nhwc",
+        "op Gemm 1x4 w6x4 activation=relu fp16 nhwc",
+    ):
         assert kinds(NetworkCost("n", (), {}, {}, (op(text),)))[1:] == ["unary"]
 
 
@@ -132,3 +135,15 @@ def test_operators_without_a_size_are_not_free():
 def test_an_unknown_runtime_is_named():
     with pytest.raises(InputError, match="'tvm' are not known"):
         kernels_of(network_of_spec(RESNET), "tvm")
+
+
+def test_what_only_the_cpu_fuses_keeps_its_size_in_nhwc():
+    import torch
+
+    from latency_model.harvest import harvest
+    from latency_model.zoo import LoadedModel
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 1), torch.nn.Sigmoid())
+    loaded = LoadedModel("gate", module, (3, 8, 8))
+    assert kinds(harvest(loaded, layout="nhwc"))[1:] == ["conv", "bias", "unary"]
+    assert harvest(loaded, layout="nchw").others == {"sigmoid": 1}

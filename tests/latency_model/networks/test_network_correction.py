@@ -66,7 +66,9 @@ def objective(terms, design):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.floats(10, 1e4), st.integers(1, 500), st.floats(0.5, 2)), min_size=1, max_size=12))
+@given(
+    st.lists(st.tuples(st.floats(10, 1e4), st.integers(1, 500), st.floats(0.5, 2)), min_size=1, max_size=12)
+)
 def test_the_terms_minimise_the_objective(entries):
     sums, kernels, factors = (np.array(column, dtype=float) for column in zip(*entries, strict=True))
     design = np.column_stack([sums, kernels, np.ones(len(sums))]) / (sums * factors)[:, None]

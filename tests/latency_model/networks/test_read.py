@@ -7,7 +7,14 @@ from latency_model.errors import InputError
 from latency_model.networks import family_of, read_networks
 
 SPEC = {"family": "vgg", "widths": [[4]], "input": 8, "batch": 2, "precision": "fp16"}
-ENTRY = {"name": "tiny", "spec": SPEC, "e2e_us": 10.0, "p10_us": 9.0, "p90_us": 12.0, "trace": [["a", 1.5], ["b", 2]]}
+ENTRY = {
+    "name": "tiny",
+    "spec": SPEC,
+    "e2e_us": 10.0,
+    "p10_us": 9.0,
+    "p90_us": 12.0,
+    "trace": [["a", 1.5], ["b", 2]],
+}
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

@@ -136,5 +136,5 @@ def test_bad_descriptions_are_named(spec, says):
 
 
 def test_an_unknown_model_is_named():
-    with pytest.raises(ModelError, match="torchvision:resnot"):
+    with pytest.raises(ModelError, match="resnot"):
         network_of_spec({"model": "torchvision:resnot", "batch": 1, "precision": "fp16"})
