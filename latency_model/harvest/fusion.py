@@ -95,7 +95,9 @@ def fuse(graph: Graph, *, precision: str | None, layout: str) -> Fused:
             reads = blocked_reads if entry.blocked and not _reads_plain(op.conv) else plain_reads
             reads.add(op.inputs[0])
             continue
-        taker = _taker(op, graph, writers, blocked)
+        # A runtime that keeps NHWC is none of the CPU's: what no pattern names stays an operator with a size.
+        alone = layout == "nhwc" and op.kind in _UNNAMED
+        taker = None if alone else _taker(op, graph, writers, blocked)
         inside = all(name in blocked for name in op.inputs) and runs_blocked(op.kind, _sizes(op, graph))
         if taker is not None:
             before = taker.value
