@@ -71,14 +71,14 @@ FAMILIES: dict[str, Family] = {
     "mobilenet_v3": Family(
         (_model("mobilenet_v3_small"), _model("mobilenet_v3_large")), (96, 128, 160, 224), count=7
     ),
-    "densenet": Family((_densenet(3, 4, 6, 4), _densenet(4, 6, 8, 6)), (64, 96, 128), (1, 2, 4), count=8),
+    "densenet": Family((_densenet(3, 4, 6, 4), _densenet(4, 6, 8, 6)), (64, 96, 128), (1, 2, 4), count=7),
     "googlenet": Family((_googlenet,), (96, 128, 160, 224), (1, 2, 4), count=7),
     "squeezenet": Family((_model("squeezenet1_0"), _model("squeezenet1_1")), (96, 128, 160, 224)),
     "shufflenet_v2": Family(
-        (_model("shufflenet_v2_x1_0"), _model("shufflenet_v2_x1_5")), (128, 160, 224), count=8
+        (_model("shufflenet_v2_x1_0"), _model("shufflenet_v2_x1_5")), (128, 160, 224), count=7
     ),
     "mnasnet": Family((_model("mnasnet0_75"), _model("mnasnet1_0")), (96, 128, 160, 224)),
-    "efficientnet": Family((_model("efficientnet_b0"),), (96, 128, 160), (1, 2, 4), count=6),
+    "efficientnet": Family((_model("efficientnet_b0"),), (96, 128, 160), (1, 2, 4), count=5),
 }
 
 
