@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
 from latency_model.environment import Environment
-from latency_model.ops import Config
+from latency_model.ops import Config, parse_config
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 from profiler.journal import Journal, journal_path
@@ -86,6 +86,14 @@ def load(path: Path) -> LatencyTable:
 def _environment(journal: Path) -> Environment:
     with journal.open("rb") as stream:
         return Environment.from_json(json.loads(stream.readline())["environment"])
+
+
+def median_readings(path: Path) -> dict[Config, float]:
+    """Return the median of each row's readings, of two their mean, where it is positive."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [(row["config"], row["readings_us"].split(";")) for row in csv.DictReader(stream)]
+    found = {parse_config(config): float(np.median([float(v) for v in values])) for config, values in rows}
+    return {config: value for config, value in found.items() if value > 0}
 
 
 def networks_of(
@@ -184,6 +192,8 @@ def main() -> None:
     exact: dict[Config, float] = {c: r.latency_us for rows in (table, table.ops) for c, r in rows.items()}
     summary: dict[str, Any] = {"rows": len(table), "ops": len(table.ops), "failures": len(table.failures)}
     sources = {"exact rows": exact}
+    if (path := options.table.parent / "rows.csv").is_file():
+        sources["median readings"] = {**exact, **median_readings(path)}
     if not options.no_rows:
         regressor: Any = Trees
         if options.regressor:

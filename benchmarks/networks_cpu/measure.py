@@ -2,6 +2,7 @@
 
     python benchmarks/networks_cpu/measure.py prepare    # exports the networks, once
     taskset -c 1 python benchmarks/networks_cpu/measure.py run
+    python benchmarks/networks_cpu/measure.py collect    # rows.csv: every reading of every row
 
 Each network is a random cut of a torchvision model (zoo.py). ``prepare`` exports them to ``--files``, harvests
 each from its ONNX file and writes networks.csv. ``run`` measures what table.parquet beside this file lacks, as
@@ -31,6 +32,7 @@ from latency_model.network import NetworkCost
 from latency_model.ops import Config
 from latency_model.table import LatencyTable
 from profiler import export_onnx
+from profiler.journal import journal_path
 from profiler.network_times import Network
 from profiler.runner import profile
 from profiler.spec import BackendSpec
@@ -102,11 +104,49 @@ def run(networks: list[Wanted], files: Path, out: Path, readings: Path) -> None:
             any(name == n.name and shapes == n.shapes for n in done.networks) for name, _, shapes in whole
         ):
             continue
-        table = profile(spec, lacking, out=out, networks=whole, note=lambda text: print("  note:", text))
+        keep = _Keeper(out)
+        table = profile(spec, lacking, out=out, networks=whole, progress=keep, note=_note)
         for name, _, shapes in whole:
             report(table, name, shapes)
     read_all("end", networks, files, readings, spec)
     print(f"{time.perf_counter() - start:6.0f} s  done", flush=True)
+
+
+class _Keeper:
+    """Keeps a chunk's journal, which has every reading of a row, when the runner deletes it."""
+
+    def __init__(self, out: Path) -> None:
+        self._journal, self._kept = journal_path(out), False
+
+    def __call__(self, *_: object) -> None:
+        if not self._kept:
+            # No other file gets this number as long as the link is there.
+            link = self._journal.parent / "journals" / str(self._journal.stat().st_ino)
+            link.parent.mkdir(exist_ok=True)
+            if not link.exists():
+                link.hardlink_to(self._journal)
+            self._kept = True
+
+
+def collect(folder: Path, out: Path) -> None:
+    """Write every reading of every row that the kept journals have: a line a row, microseconds."""
+    readings: dict[str, list[float]] = {}
+    for path in sorted(folder.iterdir()):
+        with path.open(encoding="utf-8") as stream:
+            lines = [json.loads(line) for line in stream if line.endswith("\n")]
+        for line in lines:
+            if line["kind"] == "conv":
+                readings.setdefault(line["config"], []).append(line["row"]["latency_us"])
+    with out.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["config", "readings_us"])
+        for config, values in sorted(readings.items()):
+            writer.writerow([config, ";".join(f"{value:.3f}" for value in values)])
+    print(f"{len(readings)} rows, {sum(map(len, readings.values()))} readings")
+
+
+def _note(text: str) -> None:
+    print("  note:", text, flush=True)
 
 
 def report(table: LatencyTable, name: str, shapes: tuple[Config, ...]) -> None:
@@ -190,13 +230,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("prepare", "run"))
+    parser.add_argument("action", choices=("prepare", "run", "collect"))
     parser.add_argument("--files", type=Path, default=Path("out/networks_cpu"), help="where ONNX files go")
     parser.add_argument("--families", help="only these, such as vgg_bn,resnet_basic")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of networks of each family")
     parser.add_argument("--part", default="0/1", help="prepare only every n-th network: 0/2 and 1/2")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
     options = parser.parse_args()
+    if options.action == "collect":
+        collect(options.out / "journals", options.out / "rows.csv")
+        return
     torch.set_num_threads(1)
     networks = wanted(options.families.split(",") if options.families else None, scale=options.scale)
     if options.action == "prepare":
