@@ -118,14 +118,25 @@ class Terms:
         return math.fsum(coefficient * values[name] for name, coefficient in coefficients.items())
 
 
+# Bytes of weights from which on they begin to leave a cache between two runs, and from which on they have left:
+# the second-level cache, a part of the third (rows keep their copies there, a network with its activations does
+# not; other machines of the host have the rest), and all of it.
+_STEPS = {
+    "weights_l2_mb": (_L2, 4 * _L2),
+    "weights_some_mb": (4 * _L2, _L3 / 2),
+    "weights_l3_mb": (_L3 / 2, _L3),
+}
+
+
 def _overheads(n: Network) -> dict[str, float]:
-    # Of 32 MiB the weights of half are still there the next time, with activations between.
-    cold = n.weights * float(np.clip((n.weights - _L3 / 2) / (_L3 / 2), 0.0, 1.0))
+    cold = {
+        name: n.weights / _MB * float(np.clip((n.weights - low) / (high - low), 0.0, 1.0))
+        for name, (low, high) in _STEPS.items()
+    }
     return {
         "call": 1.0,
         "operators": float(n.operators),
-        "weights_mb": n.weights / _MB,
-        "cold_weights_mb": cold / _MB,
+        **cold,
         "near_mb": n.near / _MB,
         "far_mb": n.far / _MB,
         "depthwise_mb": n.depthwise / _MB,
@@ -144,11 +155,10 @@ def _parts(n: Network) -> dict[str, float]:
 _SCALE = {
     "call": 20.0,
     "operators": 0.5,
-    "weights_mb": 20.0,
-    "cold_weights_mb": 40.0,
-    "near_mb": 15.0,
-    "far_mb": 30.0,
-    "depthwise_mb": 30.0,
+    **dict.fromkeys(_STEPS, 20.0),
+    "near_mb": 10.0,
+    "far_mb": 10.0,
+    "depthwise_mb": 20.0,
 }
 _TERMS = {
     "bytes": Terms(_whole, {"sum": 0.1, **_SCALE}, frozenset({"sum"})),
