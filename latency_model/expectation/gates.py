@@ -1,0 +1,179 @@
+"""The expectation of a network's latency under independent channel gates, with its gradient.
+
+With independent keep probabilities the number of open channels of a group is Poisson-binomial. A site that
+reads ``a`` and writes ``b`` channels costs ``E[L] = P_in^T L P_out``; at 0/1 probabilities that is the table's
+value, and its gradient is the expected cost of one more channel. ``L P_out`` and ``P_in^T L`` are both the parts
+of the value and its derivatives with respect to the two distributions, so value and gradient come from one pass,
+on the windows of counts that are likely at all (``counts``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from latency_model.errors import InputError
+from latency_model.expectation.counts import CountDistributions, Windows
+from latency_model.expectation.joint import joint_expectation
+from latency_model.expectation.parts import CountAxis, Part, Segments, reduce_network
+from latency_model.network import NetworkCost
+
+__all__ = ["ExpectedLatency"]
+
+Array = NDArray[Any]
+Mode = Literal["exact", "fast"]
+
+# What the windows of counts may miss of each distribution.
+_TAILS = {"exact": 1e-15, "fast": 1e-4}
+
+
+class ExpectedLatency:
+    """Expected microseconds of the operators of ``network``, given keep probabilities per channel group.
+
+    ``matrices`` has one array per convolution, by name: ``[in count, out count]``, or ``[in count]`` for a
+    depthwise one, and such arrays for those other operators that have a price (``LatencyModel.matrices`` makes
+    them). They may be any function of the counts: envelope, raw staircase, convex minorant, or ``smoothed``
+    ones. Gates of different groups are independent; sites that share a group share its count, also where one
+    site reads and writes the same group. An axis of several terms (concat) has the sum of their counts. The
+    correction of a latency model is not included.
+
+    ``mode`` is ``exact`` (in float64; leaves out counts whose probabilities sum to less than 1e-15) or ``fast``
+    (float32 matrices; leaves out less than 1e-4 of each distribution). Groups with few uncertain gates are
+    exact in both, for then all their counts are in the window. Computed on the CPU wherever the gates are:
+    some ten thousand probabilities travel, not the matrices. The gradient is first-order only. Raises
+    ``InputError`` when a matrix is missing or too small.
+    """
+
+    def __init__(
+        self, network: NetworkCost, matrices: Mapping[str, NDArray[np.float64]], *, mode: Mode = "exact"
+    ) -> None:
+        if mode not in _TAILS:
+            raise InputError(f"unknown mode {mode!r} of the expectation; known are {', '.join(_TAILS)}")
+        self.network, self.mode = network, mode
+        reduced = reduce_network(network, matrices)
+        self._constant, self._shared, self._groups = reduced.constant, reduced.shared, reduced.groups
+        inside = {g for part in self._shared for axis in (part.inputs, part.outputs) for g, _ in axis.terms}
+        self._coupled = tuple(group for group in self._groups if group in inside)
+        places = {group: place for place, group in enumerate(self._groups)}
+        axes = dict.fromkeys(a for p in reduced.parts for a in (p.inputs, p.outputs) if a is not None)
+        self._places = {axis: place for place, axis in enumerate(axes)}
+        self._counts = CountDistributions(
+            [network.groups[group] for group in self._groups],
+            [{places[group]: times for group, times in axis.terms} for axis in axes],
+            tail=_TAILS[mode],
+        )
+        self._type = np.float64 if mode == "exact" else np.float32
+        self._parts = [_Site(part, self._places, self._type) for part in reduced.parts]
+
+    def __call__(self, keep: Mapping[str, Tensor]) -> Tensor:
+        """Return the expected latency as a float64 scalar on the device of ``keep``.
+
+        ``keep[group]`` has one probability per channel; a group that is not named is kept whole. Raises
+        ``InputError`` for an unknown group, another number of channels, or what is no probability.
+        """
+        for group, gates in keep.items():
+            size = self.network.groups.get(group)
+            if size is None:
+                raise InputError(f"{self.network.name} has no channel group {group!r}")
+            if gates.ndim != 1 or gates.shape[0] != size:
+                raise InputError(f"channel group {group} has {size} channels, not {tuple(gates.shape)}")
+        device = next(iter(keep.values())).device if keep else torch.device("cpu")
+        if not self._groups:
+            return torch.full((), self._constant, dtype=torch.float64, device=device)
+        given = [keep[group] if group in keep else self._whole(group, device) for group in self._groups]
+        wanted = torch.is_grad_enabled() and any(gates.requires_grad for gates in given)
+        total: Tensor = _Evaluation.apply(self, wanted, *given)
+        if self._shared:
+            whole = {
+                group: gates for group, gates in zip(self._groups, given, strict=True) if group in self._coupled
+            }
+            total = total + joint_expectation(self._shared, whole, device)
+        return total
+
+    def _whole(self, group: str, device: torch.device) -> Tensor:
+        return torch.ones(self.network.groups[group], dtype=torch.float64, device=device)
+
+    def evaluate(self, keep: Array, *, gradient: bool) -> tuple[float, Array | None]:
+        """Return the expectation at the keep probabilities of all used groups in a row, and its gradient.
+
+        Sites whose two sides share a group are not included.
+        """
+        if not (keep.min() >= 0 and keep.max() <= 1):
+            raise InputError("keep probabilities must be numbers from 0 to 1")
+        windows = self._counts.windows(keep)
+        pmfs = windows.pmf if self._type is np.float64 else [pmf.astype(np.float32) for pmf in windows.pmf]
+        value = self._constant
+        for site in self._parts:
+            value += site.add(windows, pmfs, gradient=gradient)
+        return value, windows.gradient() if gradient else None
+
+
+class _Site:
+    """One part of the sum, with the places of its axes among the distributions."""
+
+    def __init__(self, part: Part, places: Mapping[CountAxis, int], dtype: Any) -> None:
+        self.inputs = places[part.inputs]
+        self.outputs = None if part.outputs is None else places[part.outputs]
+        self.matrix = part.matrix.astype(dtype, copy=False)
+        self.rows, self.columns = part.rows, part.columns
+
+    def add(self, windows: Windows, pmfs: Sequence[Array], *, gradient: bool) -> float:
+        """Return the expectation of this part; add its derivatives to ``windows.slope``."""
+        low, pmf = windows.low[self.inputs], pmfs[self.inputs]
+        rows, into, spread = _cut(self.rows, low, pmf)
+        if self.outputs is None:
+            seen = self.matrix[rows]
+            if gradient:
+                windows.slope[self.inputs] += seen if spread is None else seen[spread]
+            return float(into @ seen)
+        low, pmf = windows.low[self.outputs], pmfs[self.outputs]
+        columns, out, across = _cut(self.columns, low, pmf)
+        seen = self.matrix[rows, columns]
+        by_row = seen @ out
+        if gradient:
+            by_column = into @ seen
+            windows.slope[self.inputs] += by_row if spread is None else by_row[spread]
+            windows.slope[self.outputs] += by_column if across is None else by_column[across]
+        return float(into @ by_row)
+
+
+def _cut(segments: Segments | None, low: int, pmf: Array) -> tuple[slice, Array, Array | None]:
+    """Return the slices of a window, their probabilities, and which of them each count has."""
+    end = low + len(pmf)
+    if segments is None:
+        return slice(low, end), pmf, None
+    of = segments.of[low:end] - segments.of[low]
+    first, last = int(segments.of[low]), int(segments.of[end - 1]) + 1
+    starts = segments.first[first:last] - low
+    starts[0] = 0
+    return slice(first, last), np.add.reduceat(pmf, starts), of
+
+
+class _Evaluation(torch.autograd.Function):
+    """Value and gradient at once; the backward pass only scales."""
+
+    @staticmethod
+    def forward(ctx: Any, latency: ExpectedLatency, wanted: bool, *keeps: Tensor) -> Tensor:
+        together = torch.cat([gates.detach() for gates in keeps])
+        flat = together.to("cpu", torch.float64).numpy()
+        value, gradient = latency.evaluate(flat, gradient=wanted)
+        ctx.gradient, ctx.sizes = gradient, [gates.shape[0] for gates in keeps]
+        ctx.kinds = [(gates.device, gates.dtype) for gates in keeps]
+        return torch.tensor(value, dtype=torch.float64, device=together.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = torch.from_numpy(ctx.gradient).to(outer.device) * outer
+        pieces = scaled.split(ctx.sizes)
+        return (
+            None,
+            None,
+            *(piece.to(device, dtype) for piece, (device, dtype) in zip(pieces, ctx.kinds, strict=True)),
+        )
