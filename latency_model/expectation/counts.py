@@ -114,7 +114,7 @@ class CountDistributions:
         self._squares = self._times**2
         self._totals = (self._times @ self._sizes).astype(np.int64)
         self._largest = self._times.max(axis=1, initial=1.0)
-        self._cut = -math.log(tail) + 10.0
+        self._cut = -math.log(tail) + 3.0
         self._reach = _reach(-math.log(tail / 2))
         self._lengths = _odd_lengths(int(self._totals.max(initial=0)) + 1)
         self._layouts: dict[tuple[int, bytes], tuple[_Block, ...]] = {}

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latency_model.errors import InputError
-from latency_model.expectation.counts import CountDistributions, Windows
+from latency_model.expectation.counts import CountDistributions
 from latency_model.expectation.joint import joint_expectation
 from latency_model.expectation.parts import CountAxis, Part, Segments, reduce_network
 from latency_model.network import NetworkCost
@@ -108,9 +108,10 @@ class ExpectedLatency:
             raise InputError("keep probabilities must be numbers from 0 to 1")
         windows = self._counts.windows(keep)
         pmfs = windows.pmf if self._type is np.float64 else [pmf.astype(np.float32) for pmf in windows.pmf]
+        seen = [slice(low, low + len(pmf)) for low, pmf in zip(windows.low, pmfs, strict=True)]
         value = self._constant
         for site in self._parts:
-            value += site.add(windows, pmfs, gradient=gradient)
+            value += site.add(seen, pmfs, windows.slope, gradient=gradient)
         return value, windows.gradient() if gradient else None
 
 
@@ -123,36 +124,36 @@ class _Site:
         self.matrix = part.matrix.astype(dtype, copy=False)
         self.rows, self.columns = part.rows, part.columns
 
-    def add(self, windows: Windows, pmfs: Sequence[Array], *, gradient: bool) -> float:
-        """Return the expectation of this part; add its derivatives to ``windows.slope``."""
-        low, pmf = windows.low[self.inputs], pmfs[self.inputs]
-        rows, into, spread = _cut(self.rows, low, pmf)
+    def add(
+        self, seen: Sequence[slice], pmfs: Sequence[Array], slopes: Sequence[Array], *, gradient: bool
+    ) -> float:
+        """Return the expectation of this part; add its derivatives to ``slopes``."""
+        rows, into, spread = _cut(self.rows, seen[self.inputs], pmfs[self.inputs])
         if self.outputs is None:
-            seen = self.matrix[rows]
+            by_row = self.matrix[rows]
+        else:
+            columns, out, across = _cut(self.columns, seen[self.outputs], pmfs[self.outputs])
+            window = self.matrix[rows, columns]
+            by_row = window @ out
             if gradient:
-                windows.slope[self.inputs] += seen if spread is None else seen[spread]
-            return float(into @ seen)
-        low, pmf = windows.low[self.outputs], pmfs[self.outputs]
-        columns, out, across = _cut(self.columns, low, pmf)
-        seen = self.matrix[rows, columns]
-        by_row = seen @ out
+                by_column = into @ window
+                slope = slopes[self.outputs]
+                slope += by_column if across is None else by_column[across]
         if gradient:
-            by_column = into @ seen
-            windows.slope[self.inputs] += by_row if spread is None else by_row[spread]
-            windows.slope[self.outputs] += by_column if across is None else by_column[across]
+            slope = slopes[self.inputs]
+            slope += by_row if spread is None else by_row[spread]
         return float(into @ by_row)
 
 
-def _cut(segments: Segments | None, low: int, pmf: Array) -> tuple[slice, Array, Array | None]:
+def _cut(segments: Segments | None, seen: slice, pmf: Array) -> tuple[slice, Array, Array | None]:
     """Return the slices of a window, their probabilities, and which of them each count has."""
-    end = low + len(pmf)
     if segments is None:
-        return slice(low, end), pmf, None
-    of = segments.of[low:end] - segments.of[low]
-    first, last = int(segments.of[low]), int(segments.of[end - 1]) + 1
-    starts = segments.first[first:last] - low
+        return seen, pmf, None
+    of = segments.of[seen]
+    first, last = int(of[0]), int(of[-1]) + 1
+    starts = segments.first[first:last] - seen.start
     starts[0] = 0
-    return slice(first, last), np.add.reduceat(pmf, starts), of
+    return slice(first, last), np.add.reduceat(pmf, starts), of - first
 
 
 class _Evaluation(torch.autograd.Function):
@@ -160,20 +161,20 @@ class _Evaluation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, latency: ExpectedLatency, wanted: bool, *keeps: Tensor) -> Tensor:
-        together = torch.cat([gates.detach() for gates in keeps])
-        flat = together.to("cpu", torch.float64).numpy()
-        value, gradient = latency.evaluate(flat, gradient=wanted)
-        ctx.gradient, ctx.sizes = gradient, [gates.shape[0] for gates in keeps]
-        ctx.kinds = [(gates.device, gates.dtype) for gates in keeps]
-        return torch.tensor(value, dtype=torch.float64, device=together.device)
+        together = torch.cat(keeps)
+        value, gradient = latency.evaluate(together.double().cpu().numpy(), gradient=wanted)
+        if gradient is not None:
+            ctx.gradient = torch.from_numpy(gradient).to(together.device, together.dtype)
+            ctx.pieces = [(gates.shape[0], gates.device, gates.dtype) for gates in keeps]
+        return torch.full((), value, dtype=torch.float64, device=together.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = torch.from_numpy(ctx.gradient).to(outer.device) * outer
-        pieces = scaled.split(ctx.sizes)
-        return (
-            None,
-            None,
-            *(piece.to(device, dtype) for piece, (device, dtype) in zip(pieces, ctx.kinds, strict=True)),
-        )
+        scaled = ctx.gradient * outer.to(ctx.gradient.dtype)
+        pieces = scaled.split([size for size, _, _ in ctx.pieces])
+        if any(kind[1:] != (scaled.device, scaled.dtype) for kind in ctx.pieces):
+            pieces = [
+                piece.to(device, dtype) for piece, (_, device, dtype) in zip(pieces, ctx.pieces, strict=True)
+            ]
+        return None, None, *pieces
