@@ -25,7 +25,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CountDistributions", "Windows"]
+__all__ = ["CountDistributions", "Windows", "bennett_reach", "half_angles", "waves"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -74,13 +74,13 @@ class Windows:
         total = np.zeros(self._gates)
         for batch in self._batches:
             length, frequencies = batch.slopes.shape[1], batch.real.shape[1]
-            cosines, sines = _waves(length)
+            cosines, sines = waves(length)
             ahead = batch.slopes @ cosines[:frequencies].T
             back = batch.slopes @ sines[:frequencies].T
             real = ahead * batch.real + back * batch.imaginary
             imaginary = ahead * batch.imaginary - back * batch.real
             for block, spread, tilt in zip(batch.blocks, batch.spreads, batch.tilts, strict=True):
-                cosine, sine, _ = _half_angles(length, block.times)
+                cosine, sine, _ = half_angles(length, block.times)
                 cosine, sine = cosine[:frequencies], sine[:frequencies]
                 parts = (real, imaginary)
                 if block.member is not None:
@@ -115,7 +115,7 @@ class CountDistributions:
         self._totals = (self._times @ self._sizes).astype(np.int64)
         self._largest = self._times.max(axis=1, initial=1.0)
         self._cut = -math.log(tail) + 3.0
-        self._reach = _reach(-math.log(tail / 2))
+        self._reach = bennett_reach(-math.log(tail / 2))
         self._lengths = _odd_lengths(int(self._totals.max(initial=0)) + 1)
         self._layouts: dict[tuple[int, bytes], tuple[_Block, ...]] = {}
 
@@ -151,7 +151,7 @@ class CountDistributions:
         blocks = self._layout(length, rows)
         frequencies = length // 2
         if all(block.times == 1 for block in blocks):
-            sine = _half_angles(length, 1)[1]
+            sine = half_angles(length, 1)[1]
             frequencies = max(1, int(np.searchsorted(sine, math.sqrt(self._cut / (2 * variance + 1e-9)))))
             frequencies = min(frequencies, length // 2)
         place = np.outer(low, np.arange(1, frequencies + 1)) % length
@@ -159,7 +159,7 @@ class CountDistributions:
         size = np.zeros_like(phase)
         spreads, tilts = [], []
         for block in blocks:
-            cosine, sine, angle = (values[:frequencies] for values in _half_angles(length, block.times))
+            cosine, sine, angle = (values[:frequencies] for values in half_angles(length, block.times))
             inside = np.multiply.outer(-sine * sine, spread[block.gates])
             inside += 1
             turn = np.multiply.outer(sine / cosine, tilt[block.gates])
@@ -175,7 +175,7 @@ class CountDistributions:
             tilts.append(tilt[block.gates])
         size = np.exp(0.5 * size)
         real, imaginary = size * np.cos(phase), size * np.sin(phase)
-        cosines, sines = _waves(length)
+        cosines, sines = waves(length)
         pmf = real @ cosines[:frequencies]
         pmf += imaginary @ sines[:frequencies]
         pmf *= 2 / length
@@ -213,7 +213,7 @@ _LEAST = 1e-12
 
 
 @lru_cache(maxsize=8)
-def _reach(surprise: float) -> tuple[Array, Array]:
+def bennett_reach(surprise: float) -> tuple[Array, Array]:
     """Return, by the logarithm of the variance, how far from the mean Bennett's bound is ``exp(-surprise)``.
 
     P(X - mu >= x) <= exp(-v h(x / v)) with h(w) = (1 + w) log(1 + w) - w, for sums of independent variables
@@ -240,7 +240,7 @@ def _odd_lengths(largest: int) -> Indices:
 
 
 @lru_cache(maxsize=256)
-def _half_angles(length: int, times: int) -> tuple[Array, Array, Array]:
+def half_angles(length: int, times: int) -> tuple[Array, Array, Array]:
     """Return cosine, sine and angle of half of ``times t``, brought between -pi/2 and pi/2, by frequency."""
     place = np.arange(1, length // 2 + 1) * times % length
     angle = np.where(place > length // 2, place - length, place) * (math.pi / length)
@@ -248,7 +248,7 @@ def _half_angles(length: int, times: int) -> tuple[Array, Array, Array]:
 
 
 @lru_cache(maxsize=64)
-def _waves(length: int) -> tuple[Array, Array]:
+def waves(length: int) -> tuple[Array, Array]:
     """Return cos and sin of ``2 pi k n / length``: [frequencies k from 1, places n of the window]."""
     place = np.outer(np.arange(1, length // 2 + 1), np.arange(length)) % length
     angle = place * (2 * math.pi / length)

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from latency_model.errors import InputError
 from latency_model.expectation.counts import CountDistributions
 from latency_model.expectation.joint import joint_expectation
+from latency_model.expectation.moments import MomentDistributions
 from latency_model.expectation.parts import CountAxis, Part, Segments, reduce_network
 from latency_model.network import NetworkCost
 
@@ -30,7 +31,7 @@ Array = NDArray[Any]
 Mode = Literal["exact", "fast"]
 
 # What the windows of counts may miss of each distribution.
-_TAILS = {"exact": 1e-15, "fast": 1e-4}
+_TAILS = {"exact": 1e-15, "fast": 2e-3}
 
 
 class ExpectedLatency:
@@ -63,11 +64,13 @@ class ExpectedLatency:
         places = {group: place for place, group in enumerate(self._groups)}
         axes = dict.fromkeys(a for p in reduced.parts for a in (p.inputs, p.outputs) if a is not None)
         self._places = {axis: place for place, axis in enumerate(axes)}
-        self._counts = CountDistributions(
+        counter = CountDistributions if mode == "exact" else MomentDistributions
+        self._counts = counter(
             [network.groups[group] for group in self._groups],
             [{places[group]: times for group, times in axis.terms} for axis in axes],
             tail=_TAILS[mode],
         )
+        self.kind = torch.float64 if mode == "exact" else torch.float32
         self._type = np.float64 if mode == "exact" else np.float32
         self._parts = [_Site(part, self._places, self._type) for part in reduced.parts]
 
@@ -91,7 +94,9 @@ class ExpectedLatency:
         total: Tensor = _Evaluation.apply(self, wanted, *given)
         if self._shared:
             whole = {
-                group: gates for group, gates in zip(self._groups, given, strict=True) if group in self._coupled
+                group: gates
+                for group, gates in zip(self._groups, given, strict=True)
+                if group in self._coupled
             }
             total = total + joint_expectation(self._shared, whole, device)
         return total
@@ -162,7 +167,7 @@ class _Evaluation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latency: ExpectedLatency, wanted: bool, *keeps: Tensor) -> Tensor:
         together = torch.cat(keeps)
-        value, gradient = latency.evaluate(together.double().cpu().numpy(), gradient=wanted)
+        value, gradient = latency.evaluate(together.to("cpu", latency.kind).numpy(), gradient=wanted)
         if gradient is not None:
             ctx.gradient = torch.from_numpy(gradient).to(together.device, together.dtype)
             ctx.pieces = [(gates.shape[0], gates.device, gates.dtype) for gates in keeps]

@@ -71,7 +71,9 @@ class InterpolatedLatency:
             if group not in self.network.groups:
                 raise InputError(f"{self.network.name} has no channel group {group!r}")
             if count.numel() != 1:
-                raise InputError(f"the count of channel group {group} is one number, not {tuple(count.shape)}")
+                raise InputError(
+                    f"the count of channel group {group} is one number, not {tuple(count.shape)}"
+                )
         device = next(iter(counts.values())).device if counts else torch.device("cpu")
         if not self._groups:
             return torch.full((), self._constant, dtype=torch.float64, device=device)
@@ -93,7 +95,9 @@ class InterpolatedLatency:
             )
         (row, next_row, down), (column, next_column, right) = (side.cells(counts) for side in self._sides)
         upper, lower = self._base + row * self._stride, self._base + next_row * self._stride
-        corners = self._values[np.stack((upper + column, upper + next_column, lower + column, lower + next_column))]
+        corners = self._values[
+            np.stack((upper + column, upper + next_column, lower + column, lower + next_column))
+        ]
         top = corners[0] + right * (corners[1] - corners[0])
         bottom = corners[2] + right * (corners[3] - corners[2])
         left_slope = corners[1] - corners[0]
@@ -108,7 +112,9 @@ class _Side:
     def __init__(
         self, axes: list[tuple[dict[str, int], int, int, Segments | None]], groups: tuple[str, ...]
     ) -> None:
-        self.times = np.array([[terms.get(g, 0) for g in groups] for terms, _, _, _ in axes], dtype=np.float64)
+        self.times = np.array(
+            [[terms.get(g, 0) for g in groups] for terms, _, _, _ in axes], dtype=np.float64
+        )
         self.times = self.times.reshape(len(axes), len(groups))
         self._fixed = np.array([fixed for _, fixed, _, _ in axes], dtype=np.float64)
         self._last = np.array([max(0, total - 1) for _, _, total, _ in axes], dtype=np.int64)

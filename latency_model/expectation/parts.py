@@ -108,7 +108,9 @@ def reduce_network(network: NetworkCost, matrices: Mapping[str, Array]) -> Reduc
     parts = [_part(axis, None, line) for axis, line in lines.items()]
     parts += [_part(*axes, plane) for axes, plane in planes.items()]
     both_sides = tuple(SharedPart(*axes, matrix) for axes, matrix in shared.items())
-    used = {group for part in parts for axis in (part.inputs, part.outputs) if axis for group, _ in axis.terms}
+    used = {
+        group for part in parts for axis in (part.inputs, part.outputs) if axis for group, _ in axis.terms
+    }
     used |= {group for part in both_sides for axis in (part.inputs, part.outputs) for group, _ in axis.terms}
     # Groups of one size lie side by side.
     order = sorted(used, key=lambda group: (network.groups[group], group))
@@ -121,7 +123,9 @@ def gathered(channels: Channels, network: NetworkCost) -> Channels:
     for group, count in channels.terms:
         if count and network.groups[group]:
             times[group] = times.get(group, 0) + count
-    return Channels(channels.fixed, tuple((group, times[group]) for group in network.groups if group in times))
+    return Channels(
+        channels.fixed, tuple((group, times[group]) for group in network.groups if group in times)
+    )
 
 
 def _sum_into(found: dict[_Key, Array], key: _Key, matrix: Array) -> None:
