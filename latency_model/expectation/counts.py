@@ -48,7 +48,6 @@ class _Batch:
 
     blocks: tuple[_Block, ...]
     spreads: tuple[Array, ...]  # D of each block, [frequencies, gates]
-    tilts: tuple[Array, ...]  # u of each block
     real: Array
     imaginary: Array  # phi of each axis, [axes, frequencies]
     slopes: Array
@@ -61,17 +60,17 @@ class Windows:
     it to the gates.
     """
 
-    def __init__(self, low: list[int], gates: int) -> None:
+    def __init__(self, low: list[int], tilt: Array) -> None:
         axes = len(low)
         self.low = low
         self.pmf: list[Array] = [np.empty(0)] * axes
         self.slope: list[Array] = [np.empty(0)] * axes
         self._batches: list[_Batch] = []
-        self._gates = gates
+        self._tilt = tilt
 
     def gradient(self) -> Array:
         """Return the derivative with respect to each keep probability."""
-        total = np.zeros(self._gates)
+        total = np.zeros(len(self._tilt))
         for batch in self._batches:
             length, frequencies = batch.slopes.shape[1], batch.real.shape[1]
             cosines, sines = waves(length)
@@ -79,7 +78,7 @@ class Windows:
             back = batch.slopes @ sines[:frequencies].T
             real = ahead * batch.real + back * batch.imaginary
             imaginary = ahead * batch.imaginary - back * batch.real
-            for block, spread, tilt in zip(batch.blocks, batch.spreads, batch.tilts, strict=True):
+            for block, spread in zip(batch.blocks, batch.spreads, strict=True):
                 cosine, sine, _ = half_angles(length, block.times)
                 cosine, sine = cosine[:frequencies], sine[:frequencies]
                 parts = (real, imaginary)
@@ -91,7 +90,7 @@ class Windows:
                 sums = np.empty((2, inverse.shape[1]))
                 for weight, start, end in zip(weights, block.starts, block.ends, strict=True):
                     np.matmul(weight, inverse[:, start:end], out=sums[:, start:end])
-                total[block.gates] += tilt * sums[0] + sums[1]
+                total[block.gates] += self._tilt[block.gates] * sums[0] + sums[1]
         return total
 
 
@@ -120,7 +119,7 @@ class CountDistributions:
         self._layouts: dict[tuple[int, bytes], tuple[_Block, ...]] = {}
 
     def windows(self, keep: Array) -> Windows:
-        """Return the distributions for the keep ``probabilities`` of all gates, which must be from 0 to 1."""
+        """Return the distributions for the keep probabilities of all gates, which must be from 0 to 1."""
         spread = 4 * keep * (1 - keep)
         mean = self._times @ np.add.reduceat(keep, self._starts)
         variance = self._squares @ np.add.reduceat(spread, self._starts) / 4
@@ -130,11 +129,14 @@ class CountDistributions:
         lengths = self._lengths[np.searchsorted(self._lengths, wanted)]
         low = np.clip(np.floor(mean) - lengths // 2, 0, np.maximum(self._totals + 1 - lengths, 0))
         low = low.astype(np.int64)
-        windows = Windows(low.tolist(), len(keep))
-        tilt = 2 * keep - 1
+        windows = Windows(low.tolist(), 2 * keep - 1)
+        # Phases are counted from the nearest certain gates: what is summed in floating point stays small.
+        near = keep > 0.5
+        rare = np.where(near, keep - 1, keep)
+        behind = low - (self._times @ np.add.reduceat(near, self._starts, dtype=np.float64)).astype(np.int64)
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            self._fill(windows, int(length), rows, low[rows], float(variance[rows].min()), spread, tilt)
+            self._fill(windows, int(length), rows, behind[rows], float(variance[rows].min()), spread, rare)
         return windows
 
     def _fill(
@@ -142,10 +144,10 @@ class CountDistributions:
         windows: Windows,
         length: int,
         rows: Indices,
-        low: Indices,
+        behind: Indices,
         variance: float,
         spread: Array,
-        tilt: Array,
+        rare: Array,
     ) -> None:
         """Compute the distributions of the axes ``rows``, whose windows have one ``length``."""
         blocks = self._layout(length, rows)
@@ -154,25 +156,26 @@ class CountDistributions:
             sine = half_angles(length, 1)[1]
             frequencies = max(1, int(np.searchsorted(sine, math.sqrt(self._cut / (2 * variance + 1e-9)))))
             frequencies = min(frequencies, length // 2)
-        place = np.outer(low, np.arange(1, frequencies + 1)) % length
+        place = np.outer(behind, np.arange(1, frequencies + 1)) % length
         phase = place * (-2 * math.pi / length)
         size = np.zeros_like(phase)
-        spreads, tilts = [], []
+        spreads = []
         for block in blocks:
-            cosine, sine, angle = (values[:frequencies] for values in half_angles(length, block.times))
+            cosine, sine, _ = (values[:frequencies] for values in half_angles(length, block.times))
+            some = rare[block.gates]
+            # atan(u s / c), less the angle itself with the sign of u
+            turn = np.multiply.outer(-2 * sine * sine, np.abs(some))
+            turn += 1
+            np.divide(np.multiply.outer(2 * sine * cosine, some), turn, out=turn)
+            turned = np.add.reduceat(np.arctan(turn, out=turn), block.starts, axis=1).T
             inside = np.multiply.outer(-sine * sine, spread[block.gates])
+            shrunk = np.add.reduceat(np.log1p(inside, out=turn), block.starts, axis=1).T
             inside += 1
-            turn = np.multiply.outer(sine / cosine, tilt[block.gates])
-            np.arctan(turn, out=turn)
-            turned = np.add.reduceat(turn, block.starts, axis=1).T
-            turned += np.multiply.outer(block.ends - block.starts, angle)
-            shrunk = np.add.reduceat(np.log(inside, out=turn), block.starts, axis=1).T
             if block.member is not None:
                 turned, shrunk = block.member @ turned, block.member @ shrunk
             phase += turned
             size += shrunk
             spreads.append(inside)
-            tilts.append(tilt[block.gates])
         size = np.exp(0.5 * size)
         real, imaginary = size * np.cos(phase), size * np.sin(phase)
         cosines, sines = waves(length)
@@ -185,7 +188,7 @@ class CountDistributions:
             used = min(length, int(self._totals[row]) + 1)
             windows.pmf[row] = pmf[place_in, :used]
             windows.slope[row] = slopes[place_in, :used]
-        windows._batches.append(_Batch(blocks, tuple(spreads), tuple(tilts), real, imaginary, slopes))
+        windows._batches.append(_Batch(blocks, tuple(spreads), real, imaginary, slopes))
 
     def _layout(self, length: int, rows: Indices) -> tuple[_Block, ...]:
         key = (length, rows.tobytes())
