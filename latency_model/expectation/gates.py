@@ -9,7 +9,8 @@ on the windows of counts that are likely at all (``counts``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -63,7 +64,6 @@ class ExpectedLatency:
         self._coupled = tuple(group for group in self._groups if group in inside)
         places = {group: place for place, group in enumerate(self._groups)}
         axes = dict.fromkeys(a for p in reduced.parts for a in (p.inputs, p.outputs) if a is not None)
-        self._places = {axis: place for place, axis in enumerate(axes)}
         counter = CountDistributions if mode == "exact" else MomentDistributions
         self._counts = counter(
             [network.groups[group] for group in self._groups],
@@ -72,7 +72,26 @@ class ExpectedLatency:
         )
         self.kind = torch.float64 if mode == "exact" else torch.float32
         self._type = np.float64 if mode == "exact" else np.float32
-        self._parts = [_Site(part, self._places, self._type) for part in reduced.parts]
+        places_of = {axis: place for place, axis in enumerate(axes)}
+        self._views: list[_View] = []
+        known: dict[tuple[int, bytes], int] = {}
+        self._sites = [self._site(part, places_of, known) for part in reduced.parts]
+
+    def _site(
+        self, part: Part, places: Mapping[CountAxis, int], known: dict[tuple[int, bytes], int]
+    ) -> tuple[int, int, Array]:
+        """Return a part as the numbers of its views (the second is -1 for a line) and its matrix."""
+        numbers = []
+        for axis, segments in ((part.inputs, part.rows), (part.outputs, part.columns)):
+            if axis is None:
+                numbers.append(-1)
+                continue
+            key = places[axis], b"" if segments is None else segments.first.tobytes()
+            if key not in known:
+                known[key] = len(self._views)
+                self._views.append(_View(key[0], segments))
+            numbers.append(known[key])
+        return numbers[0], numbers[1], part.matrix.astype(self._type, copy=False)
 
     def __call__(self, keep: Mapping[str, Tensor]) -> Tensor:
         """Return the expected latency as a float64 scalar on the device of ``keep``.
@@ -112,53 +131,56 @@ class ExpectedLatency:
         if not (keep.min() >= 0 and keep.max() <= 1):
             raise InputError("keep probabilities must be numbers from 0 to 1")
         windows = self._counts.windows(keep)
-        pmfs = windows.pmf if self._type is np.float64 else [pmf.astype(np.float32) for pmf in windows.pmf]
-        seen = [slice(low, low + len(pmf)) for low, pmf in zip(windows.low, pmfs, strict=True)]
+        pmfs: list[Array] = [pmf.astype(self._type, copy=False) for pmf in windows.pmf]
+        seen, pooled, slopes = [], [], []
+        for view in self._views:
+            place, pmf, slope = view.cut(windows.low[view.axis], pmfs[view.axis], windows.slope[view.axis])
+            seen.append(place)
+            pooled.append(pmf)
+            slopes.append(slope)
         value = self._constant
-        for site in self._parts:
-            value += site.add(seen, pmfs, windows.slope, gradient=gradient)
-        return value, windows.gradient() if gradient else None
-
-
-class _Site:
-    """One part of the sum, with the places of its axes among the distributions."""
-
-    def __init__(self, part: Part, places: Mapping[CountAxis, int], dtype: Any) -> None:
-        self.inputs = places[part.inputs]
-        self.outputs = None if part.outputs is None else places[part.outputs]
-        self.matrix = part.matrix.astype(dtype, copy=False)
-        self.rows, self.columns = part.rows, part.columns
-
-    def add(
-        self, seen: Sequence[slice], pmfs: Sequence[Array], slopes: Sequence[Array], *, gradient: bool
-    ) -> float:
-        """Return the expectation of this part; add its derivatives to ``slopes``."""
-        rows, into, spread = _cut(self.rows, seen[self.inputs], pmfs[self.inputs])
-        if self.outputs is None:
-            by_row = self.matrix[rows]
-        else:
-            columns, out, across = _cut(self.columns, seen[self.outputs], pmfs[self.outputs])
-            window = self.matrix[rows, columns]
-            by_row = window @ out
+        for inputs, outputs, matrix in self._sites:
+            into = pooled[inputs]
+            if outputs < 0:
+                by_row = matrix[seen[inputs]]
+            else:
+                window = matrix[seen[inputs], seen[outputs]]
+                by_row = window @ pooled[outputs]
+                if gradient:
+                    slopes[outputs] += into @ window
             if gradient:
-                by_column = into @ window
-                slope = slopes[self.outputs]
-                slope += by_column if across is None else by_column[across]
-        if gradient:
-            slope = slopes[self.inputs]
-            slope += by_row if spread is None else by_row[spread]
-        return float(into @ by_row)
+                slopes[inputs] += by_row
+            value += float(into @ by_row)
+        if not gradient:
+            return value, None
+        for view, slope in zip(self._views, slopes, strict=True):
+            view.spread(slope, windows.low[view.axis], windows.slope[view.axis])
+        return value, windows.gradient()
 
 
-def _cut(segments: Segments | None, seen: slice, pmf: Array) -> tuple[slice, Array, Array | None]:
-    """Return the slices of a window, their probabilities, and which of them each count has."""
-    if segments is None:
-        return seen, pmf, None
-    of = segments.of[seen]
-    first, last = int(of[0]), int(of[-1]) + 1
-    starts = segments.first[first:last] - seen.start
-    starts[0] = 0
-    return slice(first, last), np.add.reduceat(pmf, starts), of - first
+@dataclass(frozen=True)
+class _View:
+    """An axis as some matrices have it: with all its counts, or with runs of equal ones stored once."""
+
+    axis: int
+    segments: Segments | None
+
+    def cut(self, low: int, pmf: Array, slope: Array) -> tuple[slice, Array, Array]:
+        """Return the slices of a window in the matrices, their probabilities, and room for their derivatives."""
+        end = low + len(pmf)
+        if self.segments is None:
+            return slice(low, end), pmf, slope
+        of = self.segments.of
+        first, last = int(of[low]), int(of[end - 1]) + 1
+        starts = self.segments.first[first:last] - low
+        starts[0] = 0
+        return slice(first, last), np.add.reduceat(pmf, starts), np.zeros(last - first)
+
+    def spread(self, slope: Array, low: int, total: Array) -> None:
+        """Add the derivatives by slice to those by count."""
+        if self.segments is not None:
+            of = self.segments.of[low : low + len(total)]
+            total += slope[of - of[0]]
 
 
 class _Evaluation(torch.autograd.Function):

@@ -26,6 +26,7 @@ from latency_model.expectation.counts import bennett_reach, half_angles, waves
 __all__ = ["MomentDistributions", "MomentWindows"]
 
 Array = NDArray[np.float64]
+Single = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 _DEGREE = 6
@@ -36,7 +37,7 @@ _FADE = 1.5
 class _Pass:
     """What the gradient needs again of one call."""
 
-    basis: Array  # [1, u, w^m, u w^m of each gate]
+    basis: Single  # [1, u, w^m, u w^m of each gate]
     rows: tuple[tuple[int, Indices], ...]  # lengths of windows, and the axes that have them
     real: Array
     imaginary: Array  # phi of each axis, [axes, frequencies]
@@ -56,7 +57,7 @@ class MomentWindows:
         self.slope: list[Array] = [line[:width] for line, width in zip(made.slopes, widths, strict=True)]
         self._home, self._made = home, made
 
-    def gradient(self) -> Array:
+    def gradient(self) -> Single:
         """Return the derivative with respect to each keep probability."""
         return self._home._gradient(self._made)
 
@@ -82,8 +83,11 @@ class MomentDistributions:
         self._pieces = list(zip(self._starts.tolist(), self._ends.tolist(), strict=True))
         self._tables: dict[tuple[int, int], Array] = {}
 
-    def windows(self, keep: Array) -> MomentWindows:
-        """Return the distributions for the keep probabilities of all gates, which must be from 0 to 1."""
+    def windows(self, keep: Single) -> MomentWindows:
+        """Return the distributions for the keep probabilities of all gates, which must be from 0 to 1.
+
+        Gates are computed in single precision, distributions in double.
+        """
         basis = _basis(keep)
         sums = np.add.reduceat(basis, self._starts, axis=1).astype(np.float64)
         mean = self._times @ (0.5 * (sums[0] + sums[1]))
@@ -131,7 +135,7 @@ class MomentDistributions:
             self, low.tolist(), pmf, widths, _Pass(basis, rows, real, imaginary, lengths, slopes)
         )
 
-    def _gradient(self, made: _Pass) -> Array:
+    def _gradient(self, made: _Pass) -> Single:
         frequencies = made.real.shape[1]
         ahead, back = np.zeros_like(made.real), np.zeros_like(made.real)
         for length, at in made.rows:
@@ -163,7 +167,7 @@ class MomentDistributions:
         return self._tables[key]
 
 
-def _basis(keep: Array) -> Array:
+def _basis(keep: Single) -> Single:
     basis = np.empty((2 + 2 * _DEGREE, len(keep)), dtype=np.float32)
     basis[0] = 1.0
     tilt = basis[1]

@@ -173,7 +173,7 @@ def test_equal_rows_are_merged_without_a_difference():
     matrix[0] = matrix[:, 0] = 0
     keep = {group: torch.tensor(rng.uniform(0, 1, size)) for group, size in sizes.items()}
     expected = ExpectedLatency(net, {"s": matrix})
-    assert expected._parts[0].matrix.shape == (9, 7)
+    assert expected._sites[0][2].shape == (9, 7)
     into, out = (count_pmf(keep[group]).numpy() for group in "ab")
     assert float(expected(keep)) == pytest.approx(into @ matrix @ out, rel=1e-12)
 
