@@ -1,8 +1,7 @@
 """The latency of a network as a differentiable function of gates or of real channel counts.
 
 ============================ ===============================================================================
-``ExpectedLatency``          exact expectation under independent gates (mode ``exact``), or within some 1e-4
-                             of it (mode ``fast``)
+``ExpectedLatency``          expectation under independent gates, exact or fast
 ``InterpolatedLatency``      multilinear interpolation at real counts, for methods without gates
 ``smoothed``                 matrices averaged over neighbouring counts, a width to be annealed to 0
 ``count_pmf``                the distribution of the number of open gates of one group

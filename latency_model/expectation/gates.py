@@ -45,11 +45,13 @@ class ExpectedLatency:
     site reads and writes the same group. An axis of several terms (concat) has the sum of their counts. The
     correction of a latency model is not included.
 
-    ``mode`` is ``exact`` (in float64; leaves out counts whose probabilities sum to less than 1e-15) or ``fast``
-    (float32 matrices; leaves out less than 1e-4 of each distribution). Groups with few uncertain gates are
-    exact in both, for then all their counts are in the window. Computed on the CPU wherever the gates are:
-    some ten thousand probabilities travel, not the matrices. The gradient is first-order only. Raises
-    ``InputError`` when a matrix is missing or too small.
+    ``mode`` is ``exact``, in float64, leaving out counts whose probabilities sum to less than 1e-15 (``counts``),
+    or ``fast``, in float32, from moments of the gates and without the 2e-3 least likely counts (``moments``).
+    Measured on five networks the fast value is within 6e-4 of the exact one, its gradient within some percent
+    in norm, but not where the exact gradient nearly vanishes (a plateau), and only the exact mode is monotone
+    where the matrices are. At 0/1 gates both are the table's value. All is computed on the CPU wherever the
+    gates are: some ten thousand probabilities travel, not the matrices. The gradient is first-order only.
+    Raises ``InputError`` when a matrix is missing or too small.
     """
 
     def __init__(
