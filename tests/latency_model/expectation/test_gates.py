@@ -1,7 +1,6 @@
 """The expectation against enumeration of all gate states."""
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -174,49 +173,9 @@ def test_equal_rows_are_merged_without_a_difference():
     matrix[0] = matrix[:, 0] = 0
     keep = {group: torch.tensor(rng.uniform(0, 1, size)) for group, size in sizes.items()}
     expected = ExpectedLatency(net, {"s": matrix})
-    assert expected._parts[0].matrix.shape == (9, 7)
+    assert expected._sites[0][2].shape == (9, 7)
     into, out = (count_pmf(keep[group]).numpy() for group in "ab")
     assert float(expected(keep)) == pytest.approx(into @ matrix @ out, rel=1e-12)
-
-
-def dynamic_programme(keep):
-    pmf = np.array([1.0])
-    for p in keep:
-        pmf = np.convolve(pmf, [1 - p, p])
-    return pmf
-
-
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 7, 16, 33, 100, 257, 2048])
-def test_pmf_against_the_dynamic_programme(size):
-    rng = np.random.default_rng(size)
-    keep = rng.choice([0.0, 1.0, 0.5, *rng.uniform(0, 1, 5), 1e-12, 1 - 1e-12], size)
-    pmf = count_pmf(torch.tensor(keep)).numpy()
-    assert pmf.shape == (size + 1,)
-    np.testing.assert_allclose(pmf, dynamic_programme(keep), atol=1e-14)
-    assert pmf.sum() == pytest.approx(1, abs=1e-12)
-
-
-def test_pmf_gradient_across_the_fft():
-    gates = torch.rand(37, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(count_pmf, [gates])
-
-
-def test_pmf_of_2048_near_certain_gates_is_fast_and_has_gradients():
-    gates = torch.full((2048,), 0.995, requires_grad=True)
-    start = time.perf_counter()
-    mean = count_pmf(gates) @ torch.arange(2049, dtype=torch.float64)
-    mean.backward()
-    assert time.perf_counter() - start < 2
-    assert float(mean.detach()) == pytest.approx(2048 * float(gates[0].detach()), rel=1e-9)
-    assert torch.allclose(gates.grad, torch.ones(2048), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "keep", [torch.tensor([1.1]), torch.tensor([-0.1]), torch.tensor([np.nan]), torch.ones(2, 2)]
-)
-def test_pmf_refuses_what_is_no_probability(keep):
-    with pytest.raises(InputError):
-        count_pmf(keep)
 
 
 def test_mistakes_are_named():
