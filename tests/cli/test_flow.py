@@ -157,6 +157,25 @@ def test_l1_needs_no_training(gh, fake_table, tmp_path):
     assert result.json["method"] == "l1"
 
 
+def test_a_budget_at_a_confidence(gh, fake_table, tmp_path):
+    command = ("prune", "digits_resnet", "--table", fake_table, "--data", "digits", "--method", "l1")
+    rest = ("--finetune-epochs", "0", "--out", tmp_path / "sure", "--json")
+    result = gh(*command, "--budget", "latency=0.7x@95%", *rest)
+    assert result.exit_code == 0
+    report = result.json
+    assert (report["budget"], report["budget_confidence"]) == ("latency=0.7x@95%", 0.95)
+    predicted = json.loads((tmp_path / "sure" / "plan.json").read_text())["predicted"]
+    assert report["latency_predicted_us"] < report["latency_bound_us"]
+    assert report["latency_bound_us"] == pytest.approx(predicted["latency_bound"])
+    assert report["latency_bound_us"] <= 0.7 * predicted["latency_before"] * (1 + 1e-6)
+    assert report["ratio_measured"] <= 0.7
+    page = (tmp_path / "sure" / "report.html").read_text()
+    assert "bound at 95 %" in page
+    bad = gh(*command, "--budget", "macs=0.7x@95%", *rest)
+    assert bad.exit_code == 2
+    assert "leave @ away" in bad.error
+
+
 def test_a_prediction_from_unmeasured_counts_is_said(gh, fake_table, tmp_path):
     result = gh(
         *("prune", "digits_resnet", "--table", fake_table, "--budget", "flops=0.5x", "--data", "digits"),
