@@ -14,7 +14,8 @@ spread+size     the same, calibrated for each quarter decade of the prediction t
 cv+             as ``spread``, from the models of the folds
 
 ``coverage`` and ``width`` (mean of (high - low) / predicted), over all rows and over quarters of the rows by predicted
-latency (``size`` 1 the smallest); ``median_width`` likewise.
+latency (``size`` 1 the smallest); ``median_width`` likewise. ``rho_kernel`` is the correlation of errors of two rows
+that ran the same kernels, ``rho_kind`` of two rows of one kernel size and stride (empty where there is one kind).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold
 
 from latency_model.columns import ConvColumns, Kind
-from latency_model.conformal import Conformal, cv_plus, size_class
+from latency_model.conformal import Conformal, cv_plus, row_correlation, size_class
 
 FOLDS = 5
 
@@ -83,8 +84,8 @@ def _features(c: ConvColumns) -> np.ndarray:
     return np.column_stack([logs, pixels, macs, *rest])
 
 
-def read(path: Path) -> tuple[ConvColumns, np.ndarray]:
-    """Return the convolutions of a file of rows and their microseconds."""
+def read(path: Path) -> tuple[ConvColumns, np.ndarray, np.ndarray]:
+    """Return the convolutions of a file of rows, their microseconds and the names of their kernels."""
     data = pd.read_parquet(path)
     latency = data["conv_us"] if "conv_us" in data else 1000 * data["latency_ms"]
     groups = data["groups"] if "groups" in data else pd.Series(1, index=data.index)
@@ -99,7 +100,8 @@ def read(path: Path) -> tuple[ConvColumns, np.ndarray]:
         kind=np.asarray(codes, dtype=np.int64),
         kinds=tuple(Kind(kernel=(k, k), stride=(s, s), padding=(k // 2,) * 4) for k, s in kinds.tolist()),
     )
-    return columns, latency.to_numpy(dtype=float)
+    kernels = data["conv_kernel_names" if "conv_kernel_names" in data else "kernel_name"]
+    return columns, latency.to_numpy(dtype=float), kernels.to_numpy(dtype=str)
 
 
 def ends(make, columns, latency, train, test, seed, confidences):
@@ -147,7 +149,7 @@ def main() -> None:
         make = getattr(importlib.import_module(module), name)
     table = []
     for path in options.rows:
-        columns, latency = read(path)
+        columns, latency, kernels = read(path)
         predicted = np.empty(len(latency))
         low: dict = {}
         high: dict = {}
@@ -162,6 +164,11 @@ def main() -> None:
         print(
             f"{name}: {len(latency)} rows, MAPE {error.mean():.2%}, within 10 % {np.mean(error <= 0.1):.1%}"
         )
+        score = np.log(latency / predicted)
+        rho = {"rho_kernel": f"{row_correlation(score, kernels):.3f}", "rho_kind": ""}
+        if len(columns.kinds) > 1:
+            rho["rho_kind"] = f"{row_correlation(score, columns.kind.astype(str)):.3f}"
+        print("  ", rho)
         for (method, confidence), below in low.items():
             above = high[method, confidence]
             for which in ("all", 1, 2, 3, 4):
@@ -180,6 +187,7 @@ def main() -> None:
                         "width": round(float(width.mean()), 4),
                         "median_width": round(float(np.median(width)), 4),
                         "mape": round(float(error[mask].mean()), 4),
+                        **rho,
                         "seed": options.seed,
                     }
                 )
