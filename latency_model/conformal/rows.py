@@ -10,7 +10,8 @@ What is promised, for exchangeable rows:
   does: no guarantee without assumptions (Barber, Candes, Ramdas and Tibshirani 2021 give the jackknife's
   counter-example); near the confidence when leaving a fold out changes predictions little, and mostly above
   it, because a model of all rows errs less than one of (K - 1)/K of them. ``cv_plus`` has the
-  guarantee for K folds, and is wider: on four devices 95 to 96 % of rows at 90 %, against 90 to 91 % (``benchmarks/conformal_rows.py``).
+  guarantee for K folds, and is wider: on four
+  devices 95 to 96 % of rows at 90 %, against 90 to 91 % (``benchmarks/conformal_rows.py``).
 - Rows that are not exchangeable with the calibration rows (another network, beyond the measured sizes): none;
   ``stretch`` widens them by the caller's rule.
 """
