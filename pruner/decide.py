@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from latency_model.errors import BudgetError, GharialError
-from pruner.allocate import Allocation, Losses, allocate
+from pruner.allocate import Allocation, Losses
+from pruner.confidence import allocate_within
 from pruner.oracle import check
 from pruner.plan import Plan
 from pruner.proof import Proof
@@ -63,7 +64,8 @@ def decide(
 
     ``measure(small)`` times the original and the small network side by side. For a latency budget the
     allocation is repeated, at most ``ATTEMPTS`` times in all, with the bound divided by measured over
-    predicted; other metrics are exact and need one.
+    predicted; other metrics are exact and need one. With a confidence the prediction leaves the margin of the
+    model's interval free, and a measurement below the budget is what was asked for: only one above it is corrected.
     """
     cost = setting.cost
     limit = setting.budget.target(cost.full)
@@ -71,9 +73,7 @@ def decide(
     tried: dict[tuple[tuple[str, int], ...], Decision] = {}
     for _ in range(ATTEMPTS):
         try:
-            found = allocate(
-                [(cost, limit / correction)], values, setting.blocks, floors=setting.floors, losses=losses
-            )
+            found = allocate_within(setting, limit / correction, values, losses=losses)
         except BudgetError:
             if not tried:
                 raise
@@ -86,21 +86,34 @@ def decide(
         tried[key] = Decision(plan, found, proof, ())
         if cost.metric != "latency":
             break
-        aim = setting.budget.ratio(proof.before.latency_us)
-        if abs(proof.ratio / aim - 1) <= TOLERANCE:
+        if _agrees(setting, proof):
             break
+        aim = setting.budget.ratio(proof.before.latency_us)
         predicted = found.costs[0] / cost.full
         correction = (proof.ratio / aim) / (predicted / setting.budget.ratio(cost.full))
     best = min(tried.values(), key=lambda decision: _miss(setting, decision))
     return Decision(best.plan, best.allocation, best.proof, _notes(setting, best, len(tried)))
 
 
+def _excess(setting: Setting, proof: Proof) -> float:
+    """How far the measured ratio lies above the budget, relative."""
+    return proof.ratio / setting.budget.ratio(proof.before.latency_us) - 1
+
+
+def _agrees(setting: Setting, proof: Proof) -> bool:
+    """Whether the clock confirms the budget: it comes near, or at a confidence, does not exceed it."""
+    excess = _excess(setting, proof)
+    return abs(excess) <= TOLERANCE if setting.budget.confidence is None else excess <= 0
+
+
 def _miss(setting: Setting, decision: Decision) -> float:
-    """How far the measured ratio is from the budget; being over it counts three times."""
+    """How far the measured ratio is from the budget; over it counts three times, at a confidence above all."""
     if setting.budget.metric != "latency":
         return 0.0
-    excess = decision.proof.ratio / setting.budget.ratio(decision.proof.before.latency_us) - 1
-    return 3 * excess if excess > 0 else -excess
+    excess = _excess(setting, decision.proof)
+    if excess > 0:
+        return 3 * excess if setting.budget.confidence is None else 1 + excess
+    return -excess
 
 
 def _notes(setting: Setting, decision: Decision, attempts: int) -> tuple[str, ...]:
@@ -111,10 +124,11 @@ def _notes(setting: Setting, decision: Decision, attempts: int) -> tuple[str, ..
         )
     if setting.budget.metric == "latency":
         aim = setting.budget.ratio(decision.proof.before.latency_us)
-        if abs(decision.proof.ratio / aim - 1) > TOLERANCE:
+        if not _agrees(setting, decision.proof):
+            by = f"by more than {TOLERANCE:.0%} " if setting.budget.confidence is None else ""
             notes.append(
-                f"the measured ratio {decision.proof.ratio:.3f} misses the budget {aim:.3f} by more than "
-                f"{TOLERANCE:.0%} after {attempts} allocations"
+                f"the measured ratio {decision.proof.ratio:.3f} misses the budget {aim:.3f} {by}"
+                f"after {attempts} allocations"
             )
     return tuple(notes)
 
@@ -128,6 +142,11 @@ def _plan(
         lost = set(range(group.size)) - set(kept[name])
         if lost:
             removed[name] = tuple(sorted(lost))
+    metric, cost = setting.cost.metric, found.costs[0]
+    predicted = {metric: cost, f"{metric}_before": setting.cost.full}
+    if setting.budget.confidence is not None:
+        predicted[f"{metric}_bound"] = cost * (1 + setting.margin(found.counts))
+        predicted["confidence"] = setting.budget.confidence
     return Plan(
         fingerprint=setting.graph.fingerprint,
         removed=removed,
@@ -135,6 +154,6 @@ def _plan(
         budget=setting.budget.text,
         method=method,
         seed=seed,
-        predicted={setting.cost.metric: found.costs[0], f"{setting.cost.metric}_before": setting.cost.full},
+        predicted=predicted,
         model=setting.loaded.name,
     )

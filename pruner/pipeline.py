@@ -144,7 +144,7 @@ def _learn(
         graph=setting.graph,
         cost=cost,
         budget=setting.budget,
-        ratio=setting.budget.ratio(cost.full),
+        ratio=setting.ratio,
         splits=splits,
         epochs=request.epochs,
         seed=request.seed,

@@ -42,6 +42,7 @@ class Setting:
     latency: Cost
     budget: Budget
     batch: int
+    model: LatencyModel
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -55,6 +56,25 @@ class Setting:
         if self.budget.metric == "latency":
             return self.latency
         return {"macs": macs_cost, "params": params_cost}[self.budget.metric](self.latency.network)
+
+    def margin(self, counts: Mapping[str, int]) -> float:
+        """Return how far the latency may lie above its prediction at the budget's confidence, relative.
+
+        0 for a budget without one. One side of the model's interval for the network at ``counts``. A relative
+        budget takes the same margin, with the whole network at its prediction: errors that both networks share
+        cancel in the ratio, so this is more than is needed wherever they correlate by more than a half.
+        """
+        sure = self.budget.confidence
+        if sure is None:
+            return 0.0
+        # Both sides together miss twice as often as one.
+        estimate = self.model.estimate(self.latency.network, counts, confidence=2 * sure - 1)
+        return estimate.high_us / estimate.latency_us - 1
+
+    @property
+    def ratio(self) -> float:
+        """The share of the full cost that a prediction may have, with the margin of the whole network."""
+        return self.budget.ratio(self.cost.full) / (1 + self.margin({}))
 
     @property
     def macs_per_image(self) -> float:
@@ -122,26 +142,28 @@ def prepare(
     network = harvest(loaded, batch=count, precision=PRECISION).regroup(
         graph.axes(), {name: group.size for name, group in graph.groups.items()}
     )
-    latency = latency_cost(LatencyModel.fit([rows], origin=str(table)), network)
-    setting = Setting(loaded, module, graph, rows, latency, wish, count)
+    fitted = LatencyModel.fit([rows], origin=str(table))
+    setting = Setting(loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted)
     _check_reachable(setting)
     return setting
 
 
 def _check_reachable(setting: Setting) -> None:
-    cost = setting.cost
+    cost, sure = setting.cost, setting.budget.confidence
+    margin = 1 + setting.margin({})
     ratio = setting.budget.ratio(cost.full)
     unit = " us" if cost.metric == "latency" else ""
-    if ratio > 1:
+    at = "" if sure is None else f", with the margin of {margin - 1:.1%} that the budget's confidence takes"
+    if ratio > margin:
         raise BudgetError(
             f"{setting.loaded.name} already meets the budget {setting.budget}: its {cost.metric} on this table is "
-            f"{cost.full:.6g}{unit}; ask for less"
+            f"{margin * cost.full:.6g}{unit}{at}; ask for less"
         )
-    least = minimum([cost], setting.blocks, floors=setting.floors) / cost.full
+    least = margin * minimum([cost], setting.blocks, floors=setting.floors) / cost.full
     if least > ratio:
         raise BudgetError(
             f"the budget {setting.budget} is below what {setting.loaded.name} can reach on this table: the least is "
-            f"{least:.3f}x ({least * cost.full:.6g}{unit} of {cost.full:.6g}{unit}); ask for that or more"
+            f"{least:.3f}x ({least * cost.full:.6g}{unit} of {cost.full:.6g}{unit}{at}); ask for that or more"
         )
 
 

@@ -103,6 +103,7 @@ def finish(
         small_cost = latency.site_value(site, full | counts)
         sites.append(SiteRow(site.name, latency.site_value(site, full), small_cost))
     predicted = latency.value(counts)
+    bound = predicted * (1 + setting.margin(counts)) if setting.budget.confidence is not None else None
     environment = setting.table.environment
     report = RunReport(
         method=plan.method,
@@ -140,6 +141,8 @@ def finish(
         budget_target_us=(
             setting.budget.target(proof.before.latency_us) if setting.budget.metric == "latency" else None
         ),
+        budget_confidence=setting.budget.confidence,
+        latency_bound_us=bound,
         notes=(*notes, *_unmeasured(setting, counts)),
     )
     write_report(report, out)

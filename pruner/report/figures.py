@@ -68,6 +68,10 @@ def headline(report: RunReport) -> list[Figure]:
             ratio_text(report.ratio_predicted),
         )
     )
+    if report.latency_bound_us is not None and report.budget_confidence is not None:
+        bound = report.latency_bound_us
+        name = f"latency, bound at {100 * report.budget_confidence:.6g} %"
+        figures.append(Figure(name, "", latency_text(bound), ratio_text(bound / report.latency_before_us)))
     if report.budget_target_us is not None:
         target = report.budget_target_us
         figures.append(

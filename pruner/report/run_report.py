@@ -65,7 +65,8 @@ class RunReport:
     Latencies are of one run of the whole batch, in microseconds; ratios are after divided by before;
     accuracies are top-1 in percent, None where no data was given; ``macs`` are of one batch. ``intervals``
     has (low, high) at 95 % by the name of the field it belongs to. ``latency_after_us`` and
-    ``ratio_measured`` are None when the result was not timed.
+    ``ratio_measured`` are None when the result was not timed. With a budget at a confidence, the latency is
+    at most ``latency_bound_us`` with ``budget_confidence``, by the model's one-sided interval.
     """
 
     method: str
@@ -91,6 +92,8 @@ class RunReport:
     seed: int = 0
     command: str = ""
     budget_target_us: float | None = None
+    budget_confidence: float | None = None
+    latency_bound_us: float | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -148,13 +148,39 @@ def test_killed_prune_resumes_to_the_same_network(pruned, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_l1_needs_no_training(gh, fake_table, tmp_path):
+def test_l1_needs_no_training_and_a_budget_takes_a_confidence(gh, fake_table, tmp_path):
     result = gh(
-        *("prune", "digits_resnet", "--table", fake_table, "--budget", "latency=0.7x", "--data", "digits"),
+        *(
+            "prune",
+            "digits_resnet",
+            "--table",
+            fake_table,
+            "--budget",
+            "latency=0.7x@95%",
+            "--data",
+            "digits",
+        ),
         *("--method", "l1", "--finetune-epochs", "0", "--out", tmp_path / "l1", "--json"),
     )
     assert result.exit_code == 0
-    assert result.json["method"] == "l1"
+    report = result.json
+    assert report["method"] == "l1"
+    assert (report["budget"], report["budget_confidence"]) == ("latency=0.7x@95%", 0.95)
+    predicted = json.loads((tmp_path / "l1" / "plan.json").read_text())["predicted"]
+    assert report["latency_predicted_us"] < report["latency_bound_us"]
+    assert report["latency_bound_us"] == pytest.approx(predicted["latency_bound"])
+    assert report["latency_bound_us"] <= 0.7 * predicted["latency_before"] * (1 + 1e-6)
+    assert report["ratio_measured"] <= 0.7
+    assert "bound at 95 %" in (tmp_path / "l1" / "report.html").read_text()
+
+
+def test_a_confidence_of_what_is_exact_is_refused(gh, fake_table, tmp_path):
+    result = gh(
+        *("prune", "digits_resnet", "--table", fake_table, "--budget", "macs=0.7x@95%", "--data", "digits"),
+        *("--method", "l1", "--out", tmp_path / "l1", "--json"),
+    )
+    assert result.exit_code == 2
+    assert "leave @ away" in result.error
 
 
 def test_a_prediction_from_unmeasured_counts_is_said(gh, fake_table, tmp_path):

@@ -24,6 +24,50 @@ def test_targets(text, full, target):
     assert budget.ratio(full) == pytest.approx(target / full)
 
 
+@pytest.mark.parametrize(
+    ("text", "confidence"),
+    [
+        ("latency=0.7x", None),
+        ("latency=0.6x@90%", 0.9),
+        ("latency=1.8ms@95%", 0.95),
+        ("latency=5us@99.5%", 0.995),
+    ],
+)
+def test_confidences(text, confidence):
+    budget = Budget.parse(text)
+    assert budget.confidence == confidence
+    assert budget.target(1000.0) == Budget.parse(text.partition("@")[0]).target(1000.0)
+    assert ("@" in budget.text) == (confidence is not None)
+
+
+@given(st.floats(1e-3, 1), st.booleans(), st.floats(50.001, 99.999))
+def test_text_round_trip_at_a_confidence(value, relative, percent):
+    budget = Budget.parse(f"latency={value:.12f}{'x' if relative else 'ms'}@{percent:.6f}%")
+    assert budget.confidence == pytest.approx(percent / 100, abs=1e-8)
+    assert Budget.parse(budget.text) == budget
+    assert Budget.parse(budget.text).text == budget.text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("latency=0.7x@", "not a budget"),
+        ("latency=0.7x@95", "not a budget"),
+        ("latency=0.7x@0.95", "not a budget"),
+        ("latency=0.7x@50%", "above 50%"),
+        ("latency=0.7x@5%", "above 50%"),
+        ("latency=0.7x@100%", "below 100%"),
+        ("latency=0.7x@120%", "below 100%"),
+        ("macs=0.5x@90%", "takes no confidence"),
+        ("params=400K@90%", "takes no confidence"),
+    ],
+)
+def test_bad_confidences_say_how_to_write_one(text, said):
+    with pytest.raises(BudgetError, match=said) as error:
+        Budget.parse(text)
+    assert "\n" not in str(error.value)
+
+
 @given(st.sampled_from(METRICS), st.floats(1e-3, 1), st.booleans())
 def test_text_round_trip(metric, value, relative):
     budget = Budget(metric, value, relative)

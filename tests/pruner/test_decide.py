@@ -109,6 +109,37 @@ def test_a_device_on_which_nothing_helps_ends_with_the_best_that_was_timed(kit, 
     assert "misses the budget" in decision.notes[-1]
 
 
+def test_at_a_confidence_a_device_below_the_budget_is_right(kit, ready):
+    setting = ready("latency=0.6x@95%")
+    decision, clock = decided(kit, setting, lambda predicted, _: predicted)
+    assert len(clock.networks) == 1
+    assert decision.notes == ()
+    said = decision.plan.predicted
+    assert decision.plan.budget == "latency=0.6x@95%"
+    assert said["confidence"] == 0.95
+    assert said["latency_bound"] <= 0.6 * said["latency_before"] * (1 + 1e-6)
+    margin = setting.margin(clock.networks[0])
+    assert said["latency_bound"] == pytest.approx(said["latency"] * (1 + margin))
+    assert 0.05 < margin < 0.15
+
+
+def test_at_a_confidence_only_a_device_above_the_budget_is_corrected_for(kit, ready):
+    setting = ready("latency=0.6x@95%")
+    # Within the margin of some 8 %: nothing to do.
+    decision, clock = decided(kit, setting, lambda predicted, _: 1.03 * predicted)
+    assert len(clock.networks) == 1
+    # Beyond it.
+    decision, clock = decided(kit, setting, lambda predicted, _: 1.2 * predicted)
+    assert len(clock.networks) == 2
+    assert decision.proof.ratio <= 0.6
+    assert decision.plan.counts(setting.graph) == clock.networks[-1]
+    # One per cent over is over, and is corrected to what is below.
+    decision, clock = decided(kit, setting, lambda predicted, attempt: 0.606 if attempt == 1 else 0.5)
+    assert decision.proof.ratio == 0.5 and len(clock.networks) == 2
+    decision, clock = decided(kit, setting, lambda predicted, attempt: 0.7)
+    assert decision.notes[-1].startswith("the measured ratio 0.700 misses the budget 0.600 after")
+
+
 @pytest.mark.parametrize("metric", ["macs", "params"])
 def test_an_exact_metric_is_measured_once_whatever_the_clock_says(kit, ready, metric):
     setting = ready(f"{metric}=0.5x")

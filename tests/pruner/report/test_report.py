@@ -60,6 +60,16 @@ def make(**changes: Any) -> RunReport:
     return RunReport(**{**fields, **changes})
 
 
+def test_a_bound_stands_beside_the_prediction() -> None:
+    names = [figure.name for figure in headline(make())]
+    bounded = make(budget="latency=0.6x@95%", budget_confidence=0.95, latency_bound_us=2590.0)
+    figures = {figure.name: figure for figure in headline(bounded)}
+    assert [name for name in figures if name not in names] == ["latency, bound at 95 %"]
+    assert figures["latency, bound at 95 %"].after == "2.59 ms"
+    assert figures["latency, bound at 95 %"].change == "0.599x"
+    assert RunReport.from_json(json.loads(json.dumps(bounded.to_json()))) == bounded
+
+
 number = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(1e-3, 1e9)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
