@@ -1,0 +1,1 @@
+"""Predicts convolutions that nobody measured from those that somebody did."""

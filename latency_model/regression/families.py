@@ -1,0 +1,81 @@
+"""Which rows one formula may describe: those of one kernel, as far as names tell, else those that one formula fits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latency_model.columns import ConvColumns
+from latency_model.regression.experts import TILINGS, Tiling, search
+from latency_model.regression.geometry import Array, Geometry
+
+__all__ = ["LEAST_ROWS", "by_kernel", "by_fit", "structure"]
+
+LEAST_ROWS = 25
+_ROUNDS = 4
+_FORMULAS = 4
+_NUMBER = re.compile(r"\d+")
+
+
+def structure(columns: ConvColumns, sizes: Geometry) -> list[str]:
+    """Return what no two formulas share, as text: 1x1 or larger kernel, strided, depthwise, precision."""
+    precisions = [kind.precision for kind in columns.kinds]
+    point, strided = sizes.taps == 1, sizes.stride > 1
+    return [
+        f"{'dw' if dw else '1x1' if p else 'kxk'}{' s' if s else ''} {precisions[kind]}"
+        for dw, p, s, kind in zip(sizes.depthwise, point, strided, columns.kind.tolist(), strict=True)
+    ]
+
+
+def by_kernel(kernels: Sequence[str], structures: Sequence[str]) -> list[str]:
+    """Return a family for each row: its kernels' names, less exact the fewer rows have them.
+
+    Names that fewer than a fiftieth of the rows have go without their numbers (tile sizes); those that fewer than 25
+    rows then have count as their structure alone.
+    """
+    names = [f"{kernel} | {what}" for kernel, what in zip(kernels, structures, strict=True)]
+    many = max(LEAST_ROWS, len(names) // 50)
+    counts = Counter(names)
+    names = [name if counts[name] >= many else _NUMBER.sub("#", name) for name in names]
+    counts = Counter(names)
+    return [name if counts[name] >= LEAST_ROWS else name.rpartition(" | ")[2] for name in names]
+
+
+def by_fit(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, units: int) -> list[str]:
+    """Return a family for each row of which no kernel is known: each row goes to the formula that fits it best.
+
+    Within a structure up to four formulas are fitted to the rows that they describe better than the others, by
+    turns (Lloyd's algorithm with formulas in place of means, as in k-plane clustering).
+    """
+    found = list(structures)
+    groups = np.array(structures)
+    for name in dict.fromkeys(structures):
+        rows = np.flatnonzero(groups == name)
+        if len(rows) < 3 * LEAST_ROWS:
+            continue
+        for row, label in zip(rows, _split(sizes.take(rows), latency_us[rows], units), strict=True):
+            found[row] = f"{name} {label}"
+    return found
+
+
+def _split(sizes: Geometry, latency_us: Array, units: int) -> NDArray[np.int64]:
+    """Return the number of the formula of each row."""
+    # By the order of efficiency: kernels differ in it more than in anything else.
+    rate = latency_us / search(sizes, latency_us, units=units, tilings=_SHORT).predict(sizes)
+    label = np.searchsorted(np.quantile(rate, np.arange(1, _FORMULAS) / _FORMULAS), rate)
+    for _ in range(_ROUNDS):
+        errors = np.full((len(label), _FORMULAS), np.inf)
+        for number in range(_FORMULAS):
+            mine = np.flatnonzero(label == number)
+            if len(mine) >= LEAST_ROWS:
+                expert = search(sizes.take(mine), latency_us[mine], units=units, tilings=_SHORT)
+                errors[:, number] = np.abs(np.log(expert.predict(sizes) / latency_us))
+        label = errors.argmin(axis=1)
+    return label
+
+
+_SHORT: tuple[Tiling, ...] = tuple(t for t in TILINGS if (t.span, t.channels) in ((1, 16), (128, 64), (64, 64)))
