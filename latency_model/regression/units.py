@@ -1,0 +1,42 @@
+"""How many processors a device has, as its waves show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from latency_model.regression.experts import search
+from latency_model.regression.geometry import Array, Geometry
+from latency_model.regression.parts import TILINGS
+
+__all__ = ["UNITS", "units_of"]
+
+# Processor counts of known GPUs; 1 has no waves.
+UNITS = (1, 14, 20, 24, 30, 40, 46, 58, 68, 72, 80, 82, 84, 108, 114, 128, 132, 142, 144)
+_FAMILIES = 6
+_LEAST_ROWS = 40
+_ROWS = 250
+_PLAIN = tuple(
+    t for t in TILINGS if t.products == 0 and t.images == t.rows == t.columns == 1 and t.span >= 32
+)
+
+
+def units_of(sizes: Geometry, latency_us: Array, labels: Sequence[str], *, seed: int = 0) -> int:
+    """Return the number of processors whose waves show best in the rows of the most frequent families.
+
+    Those of which one formula says nearly all tell the most: each family votes by the logarithm of its error.
+    """
+    rng, names = np.random.default_rng(seed), np.array(labels)
+    errors = np.zeros(len(UNITS))
+    for name, count in Counter(labels).most_common(_FAMILIES):
+        if count < _LEAST_ROWS:
+            break
+        rows = np.flatnonzero(names == name)
+        if count > _ROWS:
+            rows = rng.choice(rows, _ROWS, replace=False)
+        few, times = sizes.take(rows), latency_us[rows]
+        found = [search(few, times, units=units, tilings=_PLAIN, refine=False).error for units in UNITS]
+        errors += len(rows) * np.log(np.maximum(found, 1e-6))
+    return UNITS[int(errors.argmin())]
