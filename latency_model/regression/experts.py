@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipy.optimize import nnls
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.parts import TILINGS, Tiling, parts
 
-__all__ = ["Expert", "fit_expert", "search", "unseen"]
+__all__ = ["Expert", "fit_expert", "ranked", "search", "unseen"]
 
 _SUBSET = 400
 _KEPT = 3
@@ -57,8 +58,10 @@ class Expert:
     def from_json(cls, data: dict[str, Any]) -> Expert:
         """Return the expert that ``to_json`` wrote."""
         weights = tuple(map(float, data["weights"]))
-        *tiling, padded = map(int, data["tiling"])
-        return cls(Tiling(*tiling, padded=bool(padded)), int(data["units"]), weights, float(data["error"]))
+        *sizes, padded = map(int, data["tiling"])
+        names = ("images", "rows", "columns", "products", "span", "channels", "depth")
+        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded))
+        return cls(tiling, int(data["units"]), weights, float(data["error"]))
 
 
 def fit_expert(sizes: Geometry, latency_us: Array, tiling: Tiling, units: int) -> Expert:
@@ -84,35 +87,32 @@ def unseen(expert: Expert, sizes: Geometry, latency_us: Array, *, folds: int = 5
     return found
 
 
+def ranked(
+    sizes: Geometry, latency_us: Array, tilings: Sequence[Tiling], units: int
+) -> list[tuple[float, Tiling]]:
+    """Return the tilings with the error of their formulas, least first, none of them reweighted."""
+    found = []
+    for tiling in tilings:
+        scaled = parts(sizes, tiling, units) / latency_us[:, None]
+        weights = _nnls(scaled, np.ones(len(latency_us)))
+        found.append((float(np.abs(scaled @ weights - 1.0).mean()), tiling))
+    return sorted(found, key=lambda pair: pair[0])
+
+
 def search(
-    sizes: Geometry,
-    latency_us: Array,
-    *,
-    units: int,
-    tilings: Sequence[Tiling] = TILINGS,
-    refine: bool = True,
-    seed: int = 0,
+    sizes: Geometry, latency_us: Array, *, units: int, tilings: Sequence[Tiling] = TILINGS, seed: int = 0
 ) -> Expert:
     """Return the best formula of all ``tilings``, judged on up to 400 of the rows, then fitted on all.
 
-    With ``refine`` the best few are tried with several depths and with padding too.
+    The best few are tried with several depths and with padding too.
     """
-    rng = np.random.default_rng(seed)
     count = len(latency_us)
     if count < _PLAIN_BELOW:
         tilings = [tiling for tiling in tilings if tiling.products == 0]
     some: NDArray[np.int64] = np.arange(count)
     if count > _SUBSET:
-        some = rng.choice(count, _SUBSET, replace=False)
-    few, times = sizes.take(some), latency_us[some]
-    errors = []
-    for tiling in tilings:
-        scaled = parts(few, tiling, units) / times[:, None]
-        weights = _nnls(scaled, np.ones(len(times)))
-        errors.append(float(np.abs(scaled @ weights - 1.0).mean()))
-    best = [tilings[i] for i in np.argsort(errors, kind="stable")[:_KEPT]]
-    if not refine:
-        return fit_expert(sizes, latency_us, best[0], units)
+        some = np.random.default_rng(seed).choice(count, _SUBSET, replace=False)
+    best = [tiling for _, tiling in ranked(sizes.take(some), latency_us[some], tilings, units)[:_KEPT]]
     tried = [
         replace(each, depth=depth, padded=padded)
         for each in best

@@ -146,17 +146,23 @@ class RowRegressor:
         found = features(columns, Geometry.of(columns))[:, :SIZES]
         margin = 1e-9
         below, above = self.lowest[:SIZES] - margin, self.highest[:SIZES] + margin
-        outside: NDArray[np.bool_] = ((found < below) | (found > above)).any(axis=1)
-        return outside
+        outside = (found < below) | (found > above)
+        return np.asarray(outside.any(axis=1), dtype=np.bool_)
 
     def calibrated(
         self, columns: ConvColumns, latency_us: Array, predicted_us: Array, apart: Array
     ) -> RowRegressor:
         """Return the regressor with the spread that explains the errors of out-of-fold predictions.
 
-        ``apart`` are the parts of the spread of the models that made them, from ``predict_parts``.
+        ``apart`` are the parts of the spread of the models that made them, from ``predict_parts``; ``columns``
+        are the convolutions, which nothing is taken of yet.
         """
         from scipy.optimize import nnls
+
+        if len(columns) != len(latency_us):
+            raise ModelError(
+                f"{len(columns)} convolutions have {len(latency_us)} latencies; give one for each"
+            )
 
         errors = np.abs(np.log(latency_us / predicted_us))
         limit = np.quantile(errors, 0.98)

@@ -107,9 +107,18 @@ class Forest:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Forest:
         """Return the forest whose ``arrays`` these are."""
-        names = ("feature", "threshold", "left", "right", "value", "roots")
         depth, start, scale = arrays["numbers"].tolist()
-        return cls(*(arrays[name] for name in names), int(depth), start, scale)
+        return cls(
+            feature=arrays["feature"],
+            threshold=arrays["threshold"],
+            left=arrays["left"],
+            right=arrays["right"],
+            value=arrays["value"],
+            roots=arrays["roots"],
+            depth=int(depth),
+            start=start,
+            scale=scale,
+        )
 
 
 def _below(threshold: NDArray[np.float64]) -> NDArray[np.float32]:

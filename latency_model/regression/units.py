@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latency_model.regression.experts import search
+from latency_model.regression.experts import ranked
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.parts import TILINGS
 
@@ -15,12 +15,11 @@ __all__ = ["UNITS", "units_of"]
 
 # Processor counts of known GPUs; 1 has no waves.
 UNITS = (1, 14, 20, 24, 30, 40, 46, 58, 68, 72, 80, 82, 84, 108, 114, 128, 132, 142, 144)
-_FAMILIES = 6
+_FAMILIES = 4
 _LEAST_ROWS = 40
 _ROWS = 250
-_PLAIN = tuple(
-    t for t in TILINGS if t.products == 0 and t.images == t.rows == t.columns == 1 and t.span >= 32
-)
+_FIRST = (40, 80, 108, 132)  # what tilings are looked for with
+_KEPT = 2  # tilings for each of these
 
 
 def units_of(sizes: Geometry, latency_us: Array, labels: Sequence[str], *, seed: int = 0) -> int:
@@ -37,6 +36,7 @@ def units_of(sizes: Geometry, latency_us: Array, labels: Sequence[str], *, seed:
         if count > _ROWS:
             rows = rng.choice(rows, _ROWS, replace=False)
         few, times = sizes.take(rows), latency_us[rows]
-        found = [search(few, times, units=units, tilings=_PLAIN, refine=False).error for units in UNITS]
+        tilings = {t for units in _FIRST for _, t in ranked(few, times, TILINGS, units)[:_KEPT]}
+        found = [ranked(few, times, sorted(tilings, key=str), units)[0][0] for units in UNITS]
         errors += len(rows) * np.log(np.maximum(found, 1e-6))
     return UNITS[int(errors.argmin())]
