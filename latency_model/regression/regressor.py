@@ -131,6 +131,14 @@ class RowRegressor:
         """
         return self._predict(columns, without_drift=without_drift)[0]
 
+    def expected(self, columns: ConvColumns) -> Array:
+        """Return the mean microseconds, shape (n,): what many such convolutions take together, as in a sum.
+
+        ``predict`` is lower where it is open which kernel runs, since an error counts less against a larger truth.
+        """
+        # A delay that is as likely earlier as later leaves the mean as it is.
+        return self._blocks(columns)[1]
+
     def predict_parts(self, columns: ConvColumns) -> tuple[Array, Array]:
         """Return microseconds and the parts of the spread, shapes (n,) and (n, 3)."""
         return self._predict(columns, without_drift=False)
@@ -171,15 +179,20 @@ class RowRegressor:
         return replace(self, spread_weights=(floor, float(weights[1]), float(weights[2])))
 
     def _predict(self, columns: ConvColumns, *, without_drift: bool) -> tuple[Array, Array]:
-        found, apart = np.empty(len(columns)), np.empty((len(columns), 3))
-        for begin in range(0, len(columns), _BLOCK):
-            rows = np.arange(begin, min(begin + _BLOCK, len(columns)))
-            found[rows], apart[rows] = self._block(columns.take(rows))
+        found, _, apart = self._blocks(columns)
         if self.drift_us and not without_drift:
             found = with_delay(found, self.drift_us)
         return found, apart
 
-    def _block(self, columns: ConvColumns) -> tuple[Array, Array]:
+    def _blocks(self, columns: ConvColumns) -> tuple[Array, Array, Array]:
+        found, mean, apart = np.empty(len(columns)), np.empty(len(columns)), np.empty((len(columns), 3))
+        for begin in range(0, len(columns), _BLOCK):
+            rows = np.arange(begin, min(begin + _BLOCK, len(columns)))
+            found[rows], mean[rows], apart[rows] = self._block(columns.take(rows))
+        return found, mean, apart
+
+    def _block(self, columns: ConvColumns) -> tuple[Array, Array, Array]:
+        """Return the least relative error, the mean, and the parts of the spread."""
         count, sizes = len(columns), Geometry.of(columns)
         plain, costs, base = features(columns, sizes), _costs(self.experts, sizes), np.log(baseline_us(sizes))
         seen = np.column_stack([plain, costs - base[:, None]])
@@ -205,7 +218,8 @@ class RowRegressor:
         kernel = least_relative_error(each, weights)
         between = np.sqrt((weights * (each - kernel[:, None]) ** 2).sum(axis=1))
         apart = np.column_stack([np.ones(count), between, np.abs(kernel - direct)])
-        return np.exp((kernel + direct) / 2.0), apart
+        expected = ((weights * np.exp(each)).sum(axis=1) + np.exp(trees).mean(axis=1)) / 2.0
+        return np.exp((kernel + direct) / 2.0), expected, apart
 
 
 def _experts(

@@ -46,6 +46,9 @@ def test_families_are_those_of_the_names(fitted: RowRegressor) -> None:
     # One or the other kernel, and chance alone decides which.
     assert (ratio > 0.7).all()
     assert (ratio < 2.5).all()
+    # A third of the rows take twice as long: 4/3 in the mean.
+    assert (fitted.expected(others) / latency_of(others)).mean() == pytest.approx(4 / 3, rel=0.1)
+    assert (fitted.expected(others) > fitted.predict(others)).mean() > 0.8
 
 
 def test_one_family_needs_no_router(rows: Rows) -> None:
