@@ -92,3 +92,10 @@ def test_an_expert_goes_through_json() -> None:
     again = Expert.from_json(json.loads(json.dumps(expert.to_json())))
     assert again == expert
     np.testing.assert_array_equal(again.predict(sizes), expert.predict(sizes))
+
+
+def test_only_strided_points_pay_for_turning_their_weights() -> None:
+    strided = one("1x10x8x8 ->16 k1 s2 p0 g1 conv fp16 nchw", Tiling(padded=True))
+    assert strided[28:30] == pytest.approx([50, 16 * 16 / 1e6])
+    for text in ("1x10x8x8 ->16 k1 s1 p0 g1 conv fp16 nchw", "1x10x8x8 ->16 k3 s2 p1 g1 conv fp16 nchw"):
+        assert not one(text, Tiling(padded=True))[28:30].any()
