@@ -169,7 +169,9 @@ def search(
         errors.append(float(np.abs(scaled @ weights - 1.0).mean()))
     best = [tilings[i] for i in np.argsort(errors, kind="stable")[:_KEPT]]
     tried = [*best, *(replace(best[0], depth=depth) for depth in _DEPTHS)]
-    return min((fit_expert(sizes, latency_us, each, units) for each in tried), key=lambda expert: expert.error)
+    return min(
+        (fit_expert(sizes, latency_us, each, units) for each in tried), key=lambda expert: expert.error
+    )
 
 
 def _nnls(matrix: Array, target: Array) -> Array:

@@ -13,7 +13,7 @@ from latency_model.columns import ConvColumns
 from latency_model.regression.experts import TILINGS, Tiling, search
 from latency_model.regression.geometry import Array, Geometry
 
-__all__ = ["LEAST_ROWS", "by_kernel", "by_fit", "structure"]
+__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "structure"]
 
 LEAST_ROWS = 25
 _ROUNDS = 4
@@ -78,4 +78,6 @@ def _split(sizes: Geometry, latency_us: Array, units: int) -> NDArray[np.int64]:
     return label
 
 
-_SHORT: tuple[Tiling, ...] = tuple(t for t in TILINGS if (t.span, t.channels) in ((1, 16), (128, 64), (64, 64)))
+_SHORT: tuple[Tiling, ...] = tuple(
+    t for t in TILINGS if (t.span, t.channels) in ((1, 16), (128, 64), (64, 64))
+)

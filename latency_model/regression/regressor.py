@@ -105,9 +105,7 @@ class RowRegressor:
             clean = latency_us - added_us(latency_us, drift, place)
         seen = _seen(plain, costs, sizes)
         router, chance = _route(seen, label, len(families), settings)
-        made = cls(
-            families, experts, router, _EMPTY, _EMPTY, plain.min(axis=0), plain.max(axis=0), drift
-        )
+        made = cls(families, experts, router, _EMPTY, _EMPTY, plain.min(axis=0), plain.max(axis=0), drift)
         inputs, mixed = made._inputs(seen, costs, chance)
         target = np.log(clean) - mixed
         return replace(
@@ -135,7 +133,9 @@ class RowRegressor:
         ].any(axis=1)
         return outside
 
-    def calibrated(self, columns: ConvColumns, latency_us: Array, predicted_us: Array, apart: Array) -> RowRegressor:
+    def calibrated(
+        self, columns: ConvColumns, latency_us: Array, predicted_us: Array, apart: Array
+    ) -> RowRegressor:
         """Return the regressor with the spread that explains the errors of out-of-fold predictions.
 
         ``apart`` are the parts of the spread of the models that made them, from ``predict_parts``.
@@ -277,9 +277,7 @@ def _boosted(inputs: Array, target: Array, settings: Settings) -> Forest:
 def _averaged(inputs: Array, target: Array, settings: Settings) -> Forest:
     from sklearn.ensemble import ExtraTreesRegressor
 
-    trees = ExtraTreesRegressor(
-        settings.averaged, max_features=0.5, random_state=settings.seed
-    )
+    trees = ExtraTreesRegressor(settings.averaged, max_features=0.5, random_state=settings.seed)
     trees.fit(inputs.astype(np.float32), target)
     return Forest.of((tree.tree_ for tree in trees.estimators_), scale=1.0 / settings.averaged)
 

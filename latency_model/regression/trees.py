@@ -39,7 +39,9 @@ class Forest:
     @classmethod
     def of(cls, trees: Iterable[Any], *, start: float = 0.0, scale: float = 1.0) -> Forest:
         """Return the forest of scikit-learn ``Tree`` objects (``estimator.tree_``)."""
-        parts: dict[str, list[Any]] = {name: [] for name in ("feature", "threshold", "left", "right", "value")}
+        parts: dict[str, list[Any]] = {
+            name: [] for name in ("feature", "threshold", "left", "right", "value")
+        }
         roots, depth, offset = [], 0, 0
         for tree in trees:
             count = tree.node_count
