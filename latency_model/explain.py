@@ -151,7 +151,7 @@ def _lines(found: PartExplanation) -> list[str]:
         if found.kernel:
             lines.append(f"  kernel: {found.kernel}")
     else:
-        lines.append(f"  {part.source}: this very shape was not measured")
+        lines.append(f"  {_unmeasured(part)}")
     shape = part.shape
     own = shape.out_channels if isinstance(shape, ConvShape) else 0
     for step in _nearest(found.steps, own):
@@ -162,6 +162,15 @@ def _lines(found: PartExplanation) -> list[str]:
             f"{step.latency_us[1]:.2f} us ({change:+.0%}){switch}"
         )
     return lines
+
+
+def _unmeasured(part: SiteCost) -> str:
+    if part.shape is None:
+        how = {"fitted": "fitted on such kernels", "borrowed": "as of similar kernels"}.get(
+            part.source, "assumed"
+        )
+        return f"priced by the bytes that it moves, {how}"
+    return f"{part.source}: this very shape was not measured"
 
 
 def _nearest(steps: Sequence[Step], count: int) -> list[Step]:

@@ -23,6 +23,7 @@ __all__ = ["ConvPrice", "ConvPrices", "twin"]
 Array = NDArray[np.float64]
 # Below this part of the points that its counts span a site is taken for one of an adaptive plan.
 _SPARSE = 0.7
+_LEAST_PART = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,16 @@ class ConvPrices:
         for shape, row in self.table.items():
             rows.setdefault(shape.site, {})[shape] = row
         grids = {site: ChannelGrid.from_rows(group) for site, group in rows.items()}
-        # Sites of an adaptive plan: few of the points that their counts span.
-        sparse = [
-            site for site, group in rows.items() if len(group) >= LEAST and grids[site].filled < _SPARSE
-        ]
-        groups = [
-            (
-                rows[s],
-                list(map(int, axis_counts(grids[s].inputs))),
-                list(map(int, axis_counts(grids[s].outputs))),
-            )
-            for s in sparse
-        ]
+        groups = []
+        for site, group in rows.items():
+            grid = grids[site]
+            if len(group) < LEAST or grid.filled >= _SPARSE:
+                continue
+            inputs, outputs = (list(map(int, axis_counts(c))) for c in (grid.inputs, grid.outputs))
+            points = len(inputs) * (1 if grid.linked else len(outputs))
+            # Of random rows the step is 1, and next to nothing of the grid is known: that is no plan's.
+            if len(group) >= _LEAST_PART * points:
+                groups.append((group, inputs, outputs))
         for found in reconstruct_many(groups):
             grids[found.site] = ChannelGrid.from_reconstruction(found)
         return grids
