@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,12 +150,12 @@ class RowModel:
         """Read what ``save`` wrote; ``TableError`` when it is missing or damaged."""
         try:
             data: dict[str, Any] = read_json(folder / _JSON)
-            with np.load(folder / _ARRAYS, allow_pickle=False) as file:
+            with (folder / _ARRAYS).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return cls(restored(data, arrays), Conformal.from_json(data["intervals"]))
         except TableError:
             raise
-        except (GharialError, OSError, KeyError, TypeError, ValueError, EOFError) as error:
+        except (GharialError, OSError, KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
             raise TableError(
                 f"the regression in {folder} is missing or damaged ({error}); fit the model again"
             ) from error
