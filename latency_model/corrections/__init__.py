@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from latency_model.corrections.fit import FEWEST_NETWORKS, fit_networks, fit_terms
+from latency_model.corrections.fit import fit_terms
 from latency_model.corrections.moved import PARTS, Caches, part_of, weight_bytes
 from latency_model.corrections.seam import OperatorCorrection, correction_from_json
 from latency_model.corrections.terms import TermsCorrection
 from latency_model.corrections.timed import TimedNetwork, leave_families_out, predicted_us
 
 __all__ = [
-    "FEWEST_NETWORKS",
     "PARTS",
     "Caches",
     "OperatorCorrection",
     "TermsCorrection",
     "TimedNetwork",
     "correction_from_json",
-    "fit_networks",
     "fit_terms",
     "leave_families_out",
     "part_of",

@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from latency_model.correction import Correction, fit_correction
 from latency_model.corrections.moved import PARTS, Caches, moved, part_of
 from latency_model.corrections.terms import TERMS, TermsCorrection, terms
 from latency_model.corrections.timed import TimedNetwork
 
-__all__ = ["FEWEST_NETWORKS", "fit_networks", "fit_terms"]
+__all__ = ["fit_terms"]
 
 Array = NDArray[np.float64]
-# Fewer networks than this get a slope and an offset, see ``fit_networks``.
-FEWEST_NETWORKS = 4
 # Typical sizes: of a common slope and of a part's own deviation, then of TERMS (an operator half a microsecond, a
 # megabyte from the next level 10 to 20), then of a call, all in microseconds.
 _SLOPE, _PART = 0.1, 0.07
@@ -39,20 +36,13 @@ _NOTHING = 1e-6
 _UNMEASURED, _LEAST_SPREAD, _FEW = 0.12, 0.02, 3
 
 
-def fit_networks(
-    networks: Sequence[TimedNetwork], *, caches: Caches | None = None
-) -> Correction | TermsCorrection:
-    """Return the correction of a runtime whose rows are timed with warm caches, from its measured networks.
-
-    Fewer than ``FEWEST_NETWORKS`` networks get a slope and an offset (none: no correction), more get terms.
-    """
-    if len(networks) < FEWEST_NETWORKS:
-        return fit_correction([n.sum_us for n in networks], [n.measured_us for n in networks])
-    return fit_terms(networks, caches=caches)
-
-
 def fit_terms(networks: Sequence[TimedNetwork], *, caches: Caches | None = None) -> TermsCorrection:
-    """Return slopes and terms fitted on ``networks``; without any, no correction.
+    """Return slopes and terms fitted on ``networks``, whose rows were timed with warm caches; without any, none.
+
+    One network is enough: the pull to no correction decides what a few networks cannot tell apart. (Over random
+    choices of 1 to 16 of the networks in benchmarks/networks_cpu it was closer than a slope and an offset at every
+    number, to networks of the same and of other families, and where only convolutions had rows.) A network that
+    was measured is not met exactly.
 
     The spread is that of families left out, or of networks left out where there are fewer than three families.
     """
