@@ -69,7 +69,7 @@ def test_a_known_law_is_found():
     now = [predicted_us(fitted, n) / n.measured_us - 1 for n in test]
     assert np.abs(raw).mean() > 0.05
     assert np.abs(now).mean() < 0.01
-    assert np.abs(now).max() < 0.02
+    assert np.abs(now).max() < 0.03
     # Cold weights explain what the pull lets them; slopes and activations have hardly any of it.
     assert fitted.cold_l2_us_per_mb > 7
     assert fitted.cold_l3_us_per_mb > 9
