@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latency_model.correction import Correction
+from latency_model.corrections import OperatorCorrection, TermsCorrection
 from latency_model.networks.correction import NetworkCorrection
 from latency_model.ops import Config
 
@@ -17,7 +18,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class SiteCost:
-    """One operator's share of an estimate, uncorrected.
+    """One operator of an estimate: ``latency_us`` is its price, ``corrected_us`` its share of the whole network.
 
     ``source`` says where it is from: ``measured``, ``padded``, ``reconstructed``, ``regressed``, ``extrapolated``
     or ``interpolated``; of a kernel that is priced by its bytes ``fitted``, ``borrowed`` or ``assumed``. Such a
@@ -29,6 +30,7 @@ class SiteCost:
     latency_us: float
     source: str
     text: str = ""
+    corrected_us: float = 0.0
 
     @property
     def what(self) -> str:
@@ -53,7 +55,7 @@ class Estimate:
     sites: tuple[SiteCost, ...]
     unpriced: Mapping[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
-    correction: Correction | NetworkCorrection = field(default_factory=Correction)
+    correction: OperatorCorrection = field(default_factory=Correction)
     ops: tuple[SiteCost, ...] = ()
     kernels: int = 0
 
@@ -78,6 +80,7 @@ def _json(site: SiteCost) -> dict[str, Any]:
         "name": site.name,
         "shape": site.what,
         "latency_us": site.latency_us,
+        "corrected_us": site.corrected_us,
         "source": site.source,
     }
 
@@ -99,13 +102,8 @@ def explain(estimate: Estimate) -> str:
         lines.append(f"  and {more} cheaper ones")
     c = e.correction
     if c.networks:
-        launches = (
-            f" + {c.per_kernel_us:.2f} us x {e.kernels} kernels" if isinstance(c, NetworkCorrection) else ""
-        )
-        lines.append(
-            f"corrected to {c.slope:.3f} x sum{launches} + {c.offset_us:.1f} us, as {c.networks} measured "
-            f"network{'s' if c.networks > 1 else ''} took"
-        )
+        who = f"as {c.networks} measured network{'s' if c.networks > 1 else ''} took"
+        lines.append(f"corrected to {_formula(e, c)}, {who}")
     else:
         lines.append("not corrected: no whole network was measured in this environment")
     if e.unpriced:
@@ -114,3 +112,17 @@ def explain(estimate: Estimate) -> str:
         lines.append(f"operators without rows of their own, priced {where}: {what}")
     lines += [f"note: {flag}" for flag in e.flags]
     return "\n".join(lines)
+
+
+def _formula(estimate: Estimate, correction: OperatorCorrection) -> str:
+    if isinstance(correction, TermsCorrection):
+        shares = estimate.latency_us - correction.call_us
+        return (
+            f"{shares:.1f} us by each operator's kind, weights and activations (x {shares / estimate.raw_sum_us:.3f}) "
+            f"+ {correction.call_us:.1f} us for the call"
+        )
+    if isinstance(correction, NetworkCorrection):
+        launches = f" + {correction.per_kernel_us:.2f} us x {estimate.kernels} kernels"
+        return f"{correction.slope:.3f} x sum{launches} + {correction.offset_us:.1f} us"
+    slope = getattr(correction, "slope", 1.0)
+    return f"{slope:.3f} x sum + {correction.call_us:.1f} us"

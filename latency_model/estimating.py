@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import NormalDist
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ import numpy as np
 
 from latency_model.columns import ConvColumns
 from latency_model.conformal import sum_interval
+from latency_model.corrections import weight_bytes
 from latency_model.estimate import Estimate, SiteCost
 from latency_model.networks.kernels import Kernel, kernels_of
 from latency_model.networks.prices import NetworkPrices, bare
+from latency_model.ops import Config
 from latency_model.pricing import ConvPrice
 
 if TYPE_CHECKING:
@@ -35,12 +38,22 @@ def by_rows(
     """Return the estimate as the corrected sum of rows.
 
     The intervals of measured rows are joined as independent and normal; those of regressed ones as correlated
-    (``sum_interval``); what the correction leaves open is added to both.
+    (``sum_interval``), and what the correction leaves open is added. Where networks of several families were
+    measured, the interval is that of networks whose family was left out, with the regressed rows' part added.
     """
     shapes = list(network.shapes(counts))
+    others = list(network.op_shapes(counts, reorders=model.reorders))
+    total = weight_bytes([*(shape for _, shape in shapes), *(shape for _, shape in others)])
+    correction = model.correction
+
+    def share(shape: Config, row_us: float) -> float:
+        return correction.operator_us(shape, row_us, total_weight_bytes=total)
+
     priced = model.convs.at([shape for _, shape in shapes], confidence=confidence)
     sites = [
-        SiteCost(site.name, shape, price.latency_us, price.source)
+        SiteCost(
+            site.name, shape, price.latency_us, price.source, corrected_us=share(shape, price.latency_us)
+        )
         for (site, shape), price in zip(shapes, priced, strict=True)
     ]
     variance = sum(
@@ -57,19 +70,25 @@ def by_rows(
         for flag in row.flags if row is not None else ():
             flags[f"measured as {flag}"] += 1
     ops, unpriced = [], Counter[str](network.others)
-    for op, size in network.op_shapes(counts, reorders=model.reorders):
+    for op, size in others:
         price = model.ops.at(op, size)
         if price is None:
             unpriced[size.op] += 1
             continue
-        ops.append(SiteCost(op.name, size, price.latency_us, price.source))
+        corrected = share(size, price.latency_us)
+        ops.append(SiteCost(op.name, size, price.latency_us, price.source, corrected_us=corrected))
         variance += ((price.high_us - price.low_us) / (2 * _Z95)) ** 2
-    raw = math.fsum(site.latency_us for site in (*sites, *ops))
-    correction = model.correction
-    value = correction.apply(raw)
+    raw = math.fsum(part.latency_us for part in (*sites, *ops))
+    shares = math.fsum(part.corrected_us for part in (*sites, *ops))
+    value = correction.call_us + shares
+    factor = shares / raw  # of the rows' own uncertainty
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    known = z * math.hypot(correction.slope * math.sqrt(variance), correction.spread * value)
-    below, above = (correction.slope * part for part in _guessed(priced))
+    if model.families is not None:
+        bottom, top = model.families.interval(value, confidence=confidence)
+        below, above = max(0.0, value - bottom), max(0.0, top - value)
+    else:
+        below = above = z * math.hypot(factor * math.sqrt(variance), correction.spread * value)
+    lower, upper = (factor * part for part in _guessed(priced))
     said = [f"{text} ({count} of {len(sites)} sites)" for text, count in flags.items() if count]
     if between := sum(op.source == "interpolated" for op in ops):
         said.append(f"interpolated between measured sizes ({between} of {len(ops)} other operators)")
@@ -77,8 +96,8 @@ def by_rows(
         said.insert(0, "uncorrected")
     return Estimate(
         latency_us=value,
-        low_us=max(0.0, value - math.hypot(known, below)),
-        high_us=value + math.hypot(known, above),
+        low_us=max(0.0, value - math.hypot(below, lower)),
+        high_us=value + math.hypot(above, upper),
         raw_sum_us=raw,
         confidence=confidence,
         sites=tuple(sites),
@@ -130,6 +149,9 @@ def by_kernels(
     parts = [site.latency_us for site in (*sites, *ops)]
     raw = math.fsum(parts)
     value = prices.correction.apply(raw, len(kernels))
+    slope, launch = prices.correction.slope, prices.correction.per_kernel_us
+    sites = [replace(part, corrected_us=slope * part.latency_us + launch) for part in sites]
+    ops = [replace(part, corrected_us=slope * part.latency_us + launch) for part in ops]
     if prices.families is not None:
         bottom, top = prices.families.interval(value, confidence=confidence)
     else:

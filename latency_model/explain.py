@@ -140,7 +140,10 @@ def _kernel(row: Measurement | None) -> str:
 
 def _lines(found: PartExplanation) -> list[str]:
     part, row = found.part, found.row
-    lines = [f"{part.name}: {part.latency_us:.2f} us, {found.share:.1%} of the sum", f"  {part.what}"]
+    lines = [
+        f"{part.name}: {part.latency_us:.2f} us, {found.share:.1%} of the sum, in the network {part.corrected_us:.2f} us",
+        f"  {part.what}",
+    ]
     if row is not None:
         lines.append(
             f"  measured: {row.latency_us:.2f} us, between {row.low_us:.2f} and {row.high_us:.2f} us at 95 %, "
@@ -185,6 +188,7 @@ def _json(found: PartExplanation) -> dict[str, Any]:
         "name": found.part.name,
         "shape": found.part.what,
         "latency_us": found.part.latency_us,
+        "corrected_us": found.part.corrected_us,
         "share": found.share,
         "source": found.part.source,
         "row": None

@@ -91,10 +91,9 @@ def _print(fitted: Fitted, out: Path, figures: dict[str, Any] | None) -> None:
     correction = model.correction if model.prices is None else model.prices.correction
     console.out.print(f"model of {len(model.table)} rows in {out}", highlight=False)
     if correction.networks:
-        launches = f" + {model.prices.correction.per_kernel_us:.2f} us a kernel" if model.prices else ""
         text = (
-            f"latency = {correction.slope:.3f} x sum{launches} + {correction.offset_us:.1f} us, from "
-            f"{correction.networks} measured networks, which it leaves {correction.spread:.1%} uncertain"
+            f"sums are corrected as {correction.networks} measured network{'s' * (correction.networks > 1)} took, "
+            f"which leaves them {correction.spread:.1%} uncertain"
         )
     else:
         text = "no correction: the tables have no whole network that their rows cover"

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
+from latency_model.conformal import FamilyConformal
 from latency_model.correction import Correction, fit_correction
+from latency_model.corrections import (
+    OperatorCorrection,
+    TimedNetwork,
+    correction_from_json,
+    fit_terms,
+    leave_families_out,
+    weight_bytes,
+)
 from latency_model.errors import InputError, ModelError, TableError
 from latency_model.estimate import Estimate, SiteCost, explain
 from latency_model.estimating import by_kernels, by_rows
@@ -20,10 +29,11 @@ from latency_model.files import read_json, write_json
 from latency_model.grid import ChannelGrid
 from latency_model.hull import convex_minorant
 from latency_model.measurement import NetworkRow
-from latency_model.network import NetworkCost, Site
+from latency_model.network import NetworkCost, OpSite, Site
+from latency_model.networks import family_of
 from latency_model.networks.prices import LeftOutNetwork, NetworkPrices, bare, flops_per_us
 from latency_model.op_price import OpPrices
-from latency_model.ops import Config, OpShape
+from latency_model.ops import OpShape
 from latency_model.pricing import ConvPrices
 from latency_model.row_model import LeftOut, RowModel
 from latency_model.rows.row_set import Defaults
@@ -40,6 +50,8 @@ __all__ = ["Estimate", "LatencyModel", "SiteCost", "explain"]
 FORMAT_VERSION = 2
 _TABLE, _MODEL = "table.parquet", "model.json"
 _SHOWN = 5
+# Fewer families cannot say how families differ: an interval from two or three of them is uselessly wide.
+_FAMILIES = 4
 
 Kind = Literal["envelope", "raw", "minorant"]
 
@@ -49,16 +61,18 @@ class LatencyModel:
     """Estimates convolutions and networks from the rows of one table; made by ``fit`` or ``load``.
 
     ``rows`` predicts convolutions that the table lacks, None when there is no regression. ``prices`` are those of
-    runtimes whose networks are lists of kernels. ``notes`` says what ``fit`` left out. ``origin`` is the table's
-    place, for messages. ``unit`` is that of the files of rows it was fitted on, ``us`` or ``ms``.
+    runtimes whose networks are lists of kernels. ``families`` says how far off networks of other families than
+    those of the table's networks were, None for less than four families. ``notes`` says what ``fit`` left out.
+    ``origin`` is the table's place, for messages. ``unit`` is that of the files of rows it was fitted on.
     """
 
     table: LatencyTable
-    correction: Correction = field(default_factory=Correction)
+    correction: OperatorCorrection = field(default_factory=Correction)
     notes: tuple[str, ...] = ()
     origin: str = "TABLE"
     rows: RowModel | None = None
     prices: NetworkPrices | None = None
+    families: FamilyConformal | None = None
     unit: Literal["ms", "us"] = "us"
 
     @classmethod
@@ -79,19 +93,27 @@ class LatencyModel:
 
     def _corrected(self) -> LatencyModel:
         """Return the model with the correction that its table's networks call for."""
-        sums, measured, notes = [], [], []
+        timed, notes = [], []
         table = self.table
         for network in table.networks:
             if table.ops and not any(isinstance(shape, OpShape) for shape in network.shapes):
                 notes.append(
                     f"network {network.name} not used: it was timed without a list of its other operators"
                 )
-            elif (total := self._sum(network)) is None:
+            elif (found := self._timed(network)) is None:
                 notes.append(f"network {network.name} not used: the table lacks rows of it")
             else:
-                sums.append(total)
-                measured.append(network.measurement.latency_us)
-        return replace(self, correction=fit_correction(sums, measured), notes=tuple(notes))
+                timed.append(found)
+        if not self.reorders:
+            fitted = fit_correction([n.sum_us for n in timed], [n.measured_us for n in timed])
+            return replace(self, correction=fitted, notes=tuple(notes))
+        families = [network.family for network in timed]
+        left_out = (
+            FamilyConformal.fit(families, leave_families_out(timed, fit_terms))
+            if len(set(families)) >= _FAMILIES
+            else None
+        )
+        return replace(self, correction=fit_terms(timed), families=left_out, notes=tuple(notes))
 
     def with_regression(
         self, *, in_order: bool = False, progress: Callable[[int, int], None] | None = None
@@ -178,20 +200,28 @@ class LatencyModel:
             raise TableError(self._missing([shape.text], [shape]))
         return found
 
-    def _sum(self, network: NetworkRow) -> float | None:
-        try:
-            return sum(self._share(shape) for shape in network.shapes) or None
-        except TableError:
+    def _timed(self, network: NetworkRow) -> TimedNetwork | None:
+        """Return a network with its rows, None when a convolution or all of them have none.
+
+        An operator without a row is left to the correction, as in an estimate.
+        """
+        rows: list[float | None] = []
+        for shape in network.shapes:
+            if isinstance(shape, OpShape):
+                row = self.table.ops.get(shape)
+                rows.append(None if row is None else row.latency_us)
+                continue
+            try:
+                price = self.convs.measured(shape)
+            except TableError:
+                return None
+            if price is None:
+                return None
+            rows.append(price.latency_us)
+        if not any(rows):
             return None
-
-    def _share(self, shape: Config) -> float:
-        if isinstance(shape, OpShape):  # without a row it is left to the correction, as in an estimate
-            row = self.table.ops.get(shape)
-            return 0.0 if row is None else row.latency_us
-        return self.convs.at([shape])[0].latency_us if self.convs.grid(shape) else self._none(shape)
-
-    def _none(self, shape: ConvShape) -> float:
-        raise TableError(self._missing([shape.text], [shape]))
+        family = family_of({"model": network.name})
+        return TimedNetwork(network.name, family, network.measurement.latency_us, network.shapes, tuple(rows))
 
     def estimate(
         self,
@@ -229,38 +259,52 @@ class LatencyModel:
         """
         return self.convs.exact(columns, confidence=confidence)
 
-    def matrices(self, network: NetworkCost, kind: Kind = "envelope") -> dict[str, NDArray[np.float64]]:
-        """Return per site the microseconds at all counts, uncorrected: what ``ExpectedLatency`` takes.
+    def matrices(
+        self, network: NetworkCost, kind: Kind = "envelope", *, corrected: bool = False
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return per site the microseconds at all counts: what ``ExpectedLatency`` takes.
 
         ``kind`` is ``envelope``, ``raw``, or ``minorant`` (the biconvex minorant of the envelope). A site
         whose two counts are one (depthwise) has a line. Other operators are there as far as the table prices
-        them, by their names; what it does not price is left to the correction. Raises ``TableError`` like
-        ``estimate``, also with a regression: a staircase is measured, not guessed.
+        them, by their names; what it does not price is left to the correction. ``corrected`` gives each site its
+        share of a whole network, of which ``correction.call_us`` is the rest, with the weights of the network at
+        full width. Raises ``TableError`` like ``estimate``, also with a regression: a staircase is measured, not
+        guessed.
         """
-        full = [site.shape for site in network.sites]
-        self._check(network, full)
+        self._check(network, [site.shape for site in network.sites])
+        total = self._weights(network) if corrected else 0.0
         made: dict[tuple[ConvShape, int, int], NDArray[np.float64]] = {}
         found = {}
         for site in network.sites:
             shape = site.shape
             key = (shape.site, shape.in_channels, shape.out_channels)
             if key not in made:
-                made[key] = self._matrix(site, kind)
+                made[key] = self._finished(site, self._matrix(site, kind), kind, total, corrected)
             found[site.name] = made[key]
         for op in (*network.ops, *(network.reorders if self.reorders else ())):
             line = self.ops.matrix(op, network.groups, raw=kind == "raw")
             if line is not None:
-                found[op.name] = convex_minorant(line) if kind == "minorant" else line
+                found[op.name] = self._finished(op, line, kind, total, corrected)
         return found
 
+    def _weights(self, network: NetworkCost) -> float:
+        """Return the bytes of the weights of ``network`` at full width."""
+        shapes = [shape for _, shape in network.shapes()]
+        return weight_bytes([*shapes, *(shape for _, shape in network.op_shapes(reorders=self.reorders))])
+
     def _matrix(self, site: Site, kind: Kind) -> NDArray[np.float64]:
-        grid = self.grid(site.shape)
-        dense = grid.dense(
-            "raw" if kind == "raw" else "envelope" if kind == "minorant" else kind,
+        return self.grid(site.shape).dense(
+            "raw" if kind == "raw" else "envelope",
             max_in=site.shape.in_channels,
             max_out=site.shape.out_channels,
         )
-        return convex_minorant(dense) if kind == "minorant" else dense
+
+    def _finished(
+        self, site: Site | OpSite, matrix: NDArray[np.float64], kind: Kind, total: float, corrected: bool
+    ) -> NDArray[np.float64]:
+        if corrected:
+            matrix = self.correction.matrix(site, matrix, total_weight_bytes=total)
+        return convex_minorant(matrix) if kind == "minorant" else matrix
 
     def _check(self, network: NetworkCost, shapes: Iterable[ConvShape]) -> None:
         names = {site.shape.site: site.name for site in reversed(network.sites)}
@@ -298,6 +342,7 @@ class LatencyModel:
                 "rows": len(self.table),
                 "correction": self.correction.to_json(),
                 "regression": self.rows is not None,
+                "families": None if self.families is None else self.families.to_json(),
                 "prices": None if self.prices is None else self.prices.to_json(),
                 "unit": self.unit,
                 "notes": list(self.notes),
@@ -317,13 +362,14 @@ class LatencyModel:
                 raise TableError(
                     f"{folder} was written by a later version of Gharial; update with: pip install -U gharial"
                 )
-            correction = Correction.from_json(data["correction"])
+            correction = correction_from_json(data["correction"])
+            families = FamilyConformal.from_json(data["families"]) if data.get("families") else None
             whole = (data["environment"], data["rows"]) == (table.environment.key, len(table))
             notes = tuple(str(note) for note in data["notes"])
             rows = RowModel.load(folder) if data.get("regression") else None
             prices = NetworkPrices.from_json(data["prices"]) if data.get("prices") else None
             unit: Literal["ms", "us"] = "ms" if data.get("unit") == "ms" else "us"
-        except (KeyError, TypeError, ValueError, InputError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, InputError) as error:
             if isinstance(error, TableError):
                 raise
             raise TableError(f"{folder / _MODEL} is damaged ({error}); fit the model again") from error
@@ -332,4 +378,4 @@ class LatencyModel:
                 f"{folder / _TABLE} is not the table that {folder / _MODEL} was fitted on; "
                 "fit the model again"
             )
-        return cls(table, correction, notes, str(folder / _TABLE), rows, prices, unit)
+        return cls(table, correction, notes, str(folder / _TABLE), rows, prices, families, unit)
