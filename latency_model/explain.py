@@ -141,7 +141,7 @@ def _kernel(row: Measurement | None) -> str:
 def _lines(found: PartExplanation) -> list[str]:
     part, row = found.part, found.row
     lines = [
-        f"{part.name}: {part.latency_us:.2f} us, {found.share:.1%} of the sum, in the network {part.corrected_us:.2f} us",
+        f"{part.name}: {part.latency_us:.2f} us, {found.share:.1%} of the sum, corrected {part.corrected_us:.2f} us",
         f"  {part.what}",
     ]
     if row is not None:

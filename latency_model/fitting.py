@@ -62,7 +62,7 @@ def fit_files(
     elif regression:
         notes.append(f"no regression: it needs {FEWEST} rows, and there are {len(model.table)}")
     samples = [sample for rows in plain for sample in _samples(rows)]
-    known: tuple[LeftOutNetwork, ...] = ()
+    known = model.left_out()
     if networks is not None or samples:
         measured = read_networks(networks) if networks is not None else ()
         model, known = model.with_networks(measured, samples=samples)
@@ -137,7 +137,7 @@ def report_facts(fitted: Fitted, *, title: str, confidence: float = 0.9) -> FitF
 def _network_fact(model: LatencyModel, network: LeftOutNetwork, confidence: float) -> NetworkFact:
     from latency_model.fit_report import NetworkFact
 
-    families = None if model.prices is None else model.prices.families
+    families = model.families if model.prices is None else model.prices.families
     low, high = float("nan"), float("nan")
     if families is not None:
         low, high = families.interval(network.predicted_us, confidence=confidence)

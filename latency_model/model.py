@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,29 +17,25 @@ from latency_model.conformal import FamilyConformal
 from latency_model.correction import Correction, fit_correction
 from latency_model.corrections import (
     OperatorCorrection,
-    TimedNetwork,
     correction_from_json,
     fit_terms,
     leave_families_out,
-    weight_bytes,
 )
 from latency_model.errors import InputError, ModelError, TableError
 from latency_model.estimate import Estimate, SiteCost, explain
 from latency_model.estimating import by_kernels, by_rows
 from latency_model.files import read_json, write_json
 from latency_model.grid import ChannelGrid
-from latency_model.hull import convex_minorant
-from latency_model.measurement import NetworkRow
-from latency_model.network import NetworkCost, OpSite, Site
-from latency_model.networks import family_of
+from latency_model.network import NetworkCost
 from latency_model.networks.prices import LeftOutNetwork, NetworkPrices, bare, flops_per_us
 from latency_model.op_price import OpPrices
-from latency_model.ops import OpShape
 from latency_model.pricing import ConvPrices
 from latency_model.row_model import LeftOut, RowModel
 from latency_model.rows.row_set import Defaults
 from latency_model.shapes import ConvShape
+from latency_model.site_matrices import Kind, site_matrices
 from latency_model.table import LatencyTable
+from latency_model.timed_networks import timed_networks
 
 if TYPE_CHECKING:
     from latency_model.networks.glue import GlueSample
@@ -52,8 +49,6 @@ _TABLE, _MODEL = "table.parquet", "model.json"
 _SHOWN = 5
 # Fewer families cannot say how families differ: an interval from two or three of them is uselessly wide.
 _FAMILIES = 4
-
-Kind = Literal["envelope", "raw", "minorant"]
 
 
 @dataclass(frozen=True)
@@ -93,27 +88,30 @@ class LatencyModel:
 
     def _corrected(self) -> LatencyModel:
         """Return the model with the correction that its table's networks call for."""
-        timed, notes = [], []
-        table = self.table
-        for network in table.networks:
-            if table.ops and not any(isinstance(shape, OpShape) for shape in network.shapes):
-                notes.append(
-                    f"network {network.name} not used: it was timed without a list of its other operators"
-                )
-            elif (found := self._timed(network)) is None:
-                notes.append(f"network {network.name} not used: the table lacks rows of it")
-            else:
-                timed.append(found)
+        timed, notes = timed_networks(self.table, self.convs)
         if not self.reorders:
             fitted = fit_correction([n.sum_us for n in timed], [n.measured_us for n in timed])
-            return replace(self, correction=fitted, notes=tuple(notes))
+            return replace(self, correction=fitted, notes=notes)
         families = [network.family for network in timed]
         left_out = (
             FamilyConformal.fit(families, leave_families_out(timed, fit_terms))
             if len(set(families)) >= _FAMILIES
             else None
         )
-        return replace(self, correction=fit_terms(timed), families=left_out, notes=tuple(notes))
+        return replace(self, correction=fit_terms(timed), families=left_out, notes=notes)
+
+    def left_out(self) -> tuple[LeftOutNetwork, ...]:
+        """Return the table's networks as corrections without their families put them; none for fewer than two."""
+        timed, _ = timed_networks(self.table, self.convs)
+        if not self.reorders or len({network.family for network in timed}) < 2:
+            return ()
+        ratios = leave_families_out(timed, fit_terms)
+        return tuple(
+            LeftOutNetwork(
+                n.name, n.family, n.measured_us, n.measured_us / math.exp(r), n.sum_us, len(n.shapes)
+            )
+            for n, r in zip(timed, ratios.tolist(), strict=True)
+        )
 
     def with_regression(
         self, *, in_order: bool = False, progress: Callable[[int, int], None] | None = None
@@ -200,29 +198,6 @@ class LatencyModel:
             raise TableError(self._missing([shape.text], [shape]))
         return found
 
-    def _timed(self, network: NetworkRow) -> TimedNetwork | None:
-        """Return a network with its rows, None when a convolution or all of them have none.
-
-        An operator without a row is left to the correction, as in an estimate.
-        """
-        rows: list[float | None] = []
-        for shape in network.shapes:
-            if isinstance(shape, OpShape):
-                row = self.table.ops.get(shape)
-                rows.append(None if row is None else row.latency_us)
-                continue
-            try:
-                price = self.convs.measured(shape)
-            except TableError:
-                return None
-            if price is None:
-                return None
-            rows.append(price.latency_us)
-        if not any(rows):
-            return None
-        family = family_of({"model": network.name})
-        return TimedNetwork(network.name, family, network.measurement.latency_us, network.shapes, tuple(rows))
-
     def estimate(
         self,
         network: NetworkCost,
@@ -262,49 +237,19 @@ class LatencyModel:
     def matrices(
         self, network: NetworkCost, kind: Kind = "envelope", *, corrected: bool = False
     ) -> dict[str, NDArray[np.float64]]:
-        """Return per site the microseconds at all counts: what ``ExpectedLatency`` takes.
+        """Return per site the microseconds at all counts: what ``ExpectedLatency`` takes; see ``site_matrices``.
 
-        ``kind`` is ``envelope``, ``raw``, or ``minorant`` (the biconvex minorant of the envelope). A site
-        whose two counts are one (depthwise) has a line. Other operators are there as far as the table prices
-        them, by their names; what it does not price is left to the correction. ``corrected`` gives each site its
-        share of a whole network, of which ``correction.call_us`` is the rest, with the weights of the network at
-        full width. Raises ``TableError`` like ``estimate``, also with a regression: a staircase is measured, not
-        guessed.
+        Raises ``TableError`` like ``estimate``, also with a regression: a staircase is measured, not guessed.
         """
         self._check(network, [site.shape for site in network.sites])
-        total = self._weights(network) if corrected else 0.0
-        made: dict[tuple[ConvShape, int, int], NDArray[np.float64]] = {}
-        found = {}
-        for site in network.sites:
-            shape = site.shape
-            key = (shape.site, shape.in_channels, shape.out_channels)
-            if key not in made:
-                made[key] = self._finished(site, self._matrix(site, kind), kind, total, corrected)
-            found[site.name] = made[key]
-        for op in (*network.ops, *(network.reorders if self.reorders else ())):
-            line = self.ops.matrix(op, network.groups, raw=kind == "raw")
-            if line is not None:
-                found[op.name] = self._finished(op, line, kind, total, corrected)
-        return found
-
-    def _weights(self, network: NetworkCost) -> float:
-        """Return the bytes of the weights of ``network`` at full width."""
-        shapes = [shape for _, shape in network.shapes()]
-        return weight_bytes([*shapes, *(shape for _, shape in network.op_shapes(reorders=self.reorders))])
-
-    def _matrix(self, site: Site, kind: Kind) -> NDArray[np.float64]:
-        return self.grid(site.shape).dense(
-            "raw" if kind == "raw" else "envelope",
-            max_in=site.shape.in_channels,
-            max_out=site.shape.out_channels,
+        return site_matrices(
+            network,
+            self.convs,
+            self.ops,
+            kind=kind,
+            reorders=self.reorders,
+            correction=self.correction if corrected else None,
         )
-
-    def _finished(
-        self, site: Site | OpSite, matrix: NDArray[np.float64], kind: Kind, total: float, corrected: bool
-    ) -> NDArray[np.float64]:
-        if corrected:
-            matrix = self.correction.matrix(site, matrix, total_weight_bytes=total)
-        return convex_minorant(matrix) if kind == "minorant" else matrix
 
     def _check(self, network: NetworkCost, shapes: Iterable[ConvShape]) -> None:
         names = {site.shape.site: site.name for site in reversed(network.sites)}
