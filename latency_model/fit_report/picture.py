@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latency_model.fit_report.contents import Contents
+from latency_model.fit_report.contents import Contents, held
 from latency_model.fit_report.groups import Group
 from latency_model.fit_report.ranges import log_ends, log_ticks, top
 from latency_model.fit_report.stairs import stair_lines
@@ -113,12 +113,14 @@ def _rows(axes: Axes, contents: Contents) -> None:
         return
     _square(axes, [*points.measured_us, *points.predicted_us])
     measured, predicted = np.array(points.measured_us), np.array(points.predicted_us)
-    outside = (measured < np.array(points.low_us)) | (measured > np.array(points.high_us))
-    for chosen, colour, marker, text in (
-        (~outside, COLOURS[0], "o", "measured inside its interval"),
-        (outside, COLOURS[1], "x", "measured outside"),
+    inside = held(points.measured_us, points.low_us, points.high_us)
+    for kind, colour, marker, text in (
+        (True, COLOURS[0], "o", "measured inside its interval"),
+        (False, COLOURS[1], "x", "measured outside"),
+        (None, COLOURS[0], "o", "no interval"),
     ):
-        if chosen.any():
+        chosen = [place for place, found in enumerate(inside) if found is kind]
+        if chosen:
             axes.plot(
                 measured[chosen], predicted[chosen], marker, color=colour, markersize=2.6, alpha=0.55, label=text
             )  # fmt: skip
@@ -126,15 +128,16 @@ def _rows(axes: Axes, contents: Contents) -> None:
 
 
 def _networks(axes: Axes, contents: Contents) -> None:
-    axes.set_title(f"Networks: predicted against measured, at {100 * contents.facts.confidence:g} %")
+    axes.set_title("Networks: predicted against measured")
     networks = contents.facts.networks
     measured, predicted = [n.measured_us for n in networks], [n.predicted_us for n in networks]
     known = [n for n in networks if n.low_us > 0 and math.isfinite(n.high_us)]
     _square(axes, [*measured, *predicted, *(end for n in known for end in (n.low_us, n.high_us))])
-    axes.vlines(
-        [n.measured_us for n in known], [n.low_us for n in known], [n.high_us for n in known],
-        color="0.55", linewidth=1, zorder=2,
-    )  # fmt: skip
+    if known:
+        axes.vlines(
+            [n.measured_us for n in known], [n.low_us for n in known], [n.high_us for n in known],
+            color="0.55", linewidth=1, zorder=2, label=f"interval at {100 * contents.facts.confidence:g} %",
+        )  # fmt: skip
     axes.plot(measured, predicted, "o", color=COLOURS[0], markersize=5, zorder=3, label="network")
     _legend(axes)
 
@@ -184,10 +187,11 @@ def _stairs(axes: Axes, contents: Contents) -> None:
     confidence = f"interval at {100 * contents.facts.confidence:g} %"
     for line in stair_lines(drawn):
         counts, low, high = (np.array(getattr(line.stairs, n)) for n in ("counts", "low_us", "high_us"))
-        axes.fill_between(
-            counts[line.known], low[line.known], high[line.known],
-            color=line.colour, alpha=0.22, linewidth=0, label=confidence + line.suffix,
-        )  # fmt: skip
+        if line.known:
+            axes.fill_between(
+                counts[line.known], low[line.known], high[line.known],
+                color=line.colour, alpha=0.22, linewidth=0, label=confidence + line.suffix,
+            )  # fmt: skip
         name = "saved model" if curve else "predicted"
         axes.plot(
             counts, line.stairs.predicted_us, color=line.colour, linewidth=1.4, label=name + line.suffix
