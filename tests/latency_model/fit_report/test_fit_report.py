@@ -73,7 +73,7 @@ def make(shapes=None, measured=None, predicted=None, **changes):
 
 def by_hand(rows):
     """The figures of (measured, predicted, low, high) one row at a time."""
-    errors = [p / m - 1 for m, p, _, _ in rows]
+    errors = [(p - m) / m for m, p, _, _ in rows]
     size = sorted(abs(e) for e in errors)
     n = len(rows)
     known = [(m, p, lo, hi) for m, p, lo, hi in rows if lo == lo]
@@ -102,7 +102,11 @@ positive = st.floats(0.01, 1e6)
 def fits(draw):
     rows = draw(
         st.lists(
-            st.tuples(positive, st.floats(0.3, 3), st.none() | st.tuples(st.floats(0, 2), st.floats(0, 2))),
+            st.tuples(
+                positive,
+                st.floats(0.3, 3) | st.floats(0.89, 1.11),
+                st.none() | st.tuples(st.floats(0, 2), st.floats(0, 2)),
+            ),
             min_size=1,
             max_size=60,
         )
@@ -166,9 +170,14 @@ def test_groups_of_kernels_and_families():
 
 
 def test_tenths_are_of_nearly_equal_count():
-    facts = make([shape()] * 1003, range(1, 1004), family=[""] * 1003)
-    assert {group.errors.count for group in by_size(facts)} <= {100, 101}
+    facts = make([shape()] * 1000, range(1, 1001), family=[""] * 1000)
+    assert [group.errors.count for group in by_size(facts)] == [100] * 10
     assert [group.errors.count for group in by_size(make(measured=[7.0] * 34))] == [34]
+
+
+def test_errors_of_exactly_five_and_ten_percent_are_within():
+    facts = make([shape()] * 4, [100.0] * 4, [105.0, 94.5, 90.0, 110.5])
+    assert (summary(facts)["within_5"], summary(facts)["within_10"]) == (0.25, 0.75)
 
 
 def test_figures_without_intervals_and_with_infinite_ones():
