@@ -13,7 +13,7 @@ from latency_model.fit_report.contents import Contents, held
 from latency_model.fit_report.groups import Group
 from latency_model.fit_report.ranges import log_ends, log_ticks, top
 from latency_model.fit_report.stairs import stair_lines
-from latency_model.fit_report.text import percent_text, shorten
+from latency_model.fit_report.text import counted, percent_text, shorten
 from latency_model.plots.style import COLOURS
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 _HEIGHT, _TITLE = 11.4, 0.85
+_MANY = 500
 
 
 def picture(contents: Contents, path: Path) -> None:
@@ -73,14 +74,16 @@ def picture(contents: Contents, path: Path) -> None:
 def _subtitle(contents: Contents) -> str:
     found, networks = contents.summary, contents.summary["networks"]
     parts = [
-        f"{found['rows']:,} rows, left out: MAPE {percent_text(found['mape'])}",
+        f"{counted(found['rows'], 'row')}, left out: MAPE {percent_text(found['mape'])}",
         f"within 10 % {percent_text(found['within_10'])}",
         f"sum {percent_text(found['sum_error'], signed=True)}",
         f"coverage at {100 * found['confidence']:g} % {percent_text(found['coverage'])}",
     ]
     if networks:
         bias = percent_text(networks["bias"], signed=True)
-        parts.append(f"{networks['count']} networks: MAPE {percent_text(networks['mape'])}, bias {bias}")
+        parts.append(
+            f"{counted(networks['count'], 'network')}: MAPE {percent_text(networks['mape'])}, bias {bias}"
+        )
     return " · ".join(parts)
 
 
@@ -113,6 +116,7 @@ def _rows(axes: Axes, contents: Contents) -> None:
         return
     _square(axes, [*points.measured_us, *points.predicted_us])
     measured, predicted = np.array(points.measured_us), np.array(points.predicted_us)
+    size = 2.6 if len(points) > _MANY else 4.5
     inside = held(points.measured_us, points.low_us, points.high_us)
     for kind, colour, marker, text in (
         (True, COLOURS[0], "o", "measured inside its interval"),
@@ -122,7 +126,7 @@ def _rows(axes: Axes, contents: Contents) -> None:
         chosen = [place for place, found in enumerate(inside) if found is kind]
         if chosen:
             axes.plot(
-                measured[chosen], predicted[chosen], marker, color=colour, markersize=2.6, alpha=0.55, label=text
+                measured[chosen], predicted[chosen], marker, color=colour, markersize=size, alpha=0.55, label=text
             )  # fmt: skip
     _legend(axes)
 
@@ -178,7 +182,7 @@ def _bars(axes: Axes, groups: Sequence[Group], title: str, why: str) -> None:
 def _stairs(axes: Axes, contents: Contents) -> None:
     if not contents.staircases:
         axes.set_title("Staircase")
-        _empty(axes, "no site has measured output counts enough")
+        _empty(axes, "no site has enough measured output counts")
         return
     stairs = contents.staircases[0]
     curve = contents.curve(stairs)

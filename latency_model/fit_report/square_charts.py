@@ -15,6 +15,8 @@ from latency_model.plots.style import COLOURS
 
 __all__ = ["networks_chart", "points_chart"]
 
+_MANY = 500
+
 
 def points_chart(points: Points) -> Chart:
     """Return the rows; hovering over one names its shape."""
@@ -34,7 +36,14 @@ def points_chart(points: Points) -> Chart:
         )
     ]
     inside = held(points.measured_us, points.low_us, points.high_us)
-    marks = _marks(points.measured_us, points.predicted_us, texts, inside, size=5, opacity=0.55)
+    marks = _marks(
+        points.measured_us,
+        points.predicted_us,
+        texts,
+        inside,
+        size=5 if len(points) > _MANY else 7,
+        opacity=0.55,
+    )
     return _square(points.measured_us, points.predicted_us, marks)
 
 
