@@ -70,14 +70,12 @@ def _bars(groups: Sequence[Group], *, short: bool) -> Chart:
             "name": "mean signed error",
         },
     ]
-    # Room for the texts beside the longest bars, on a narrow screen too.
     widest = max([*mape, *bias, 0.1])
+    least = min(1.1 * min(bias), -0.03 * widest)
     layout = page_layout(
         height=110 + 27 * len(groups),
-        xaxis={
-            "title": {"text": "error (%)"},
-            "range": [min(1.1 * min(bias), -0.03 * widest), 1.45 * widest],
-        },
+        # Room for the texts beside the longest bars, on a narrow screen too.
+        xaxis={"title": {"text": "error (%)"}, "range": [least, widest + 0.6 * (widest - least)]},
         yaxis={
             "tickvals": places,
             "ticktext": [label(labels[name]) for name in names],

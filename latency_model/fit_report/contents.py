@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_model.errors import InputError
 from latency_model.fit_report.facts import FitFacts, Staircase
 from latency_model.fit_report.figures import summary
 from latency_model.fit_report.groups import (
@@ -23,7 +24,7 @@ from latency_model.fit_report.groups import (
 )
 from latency_model.fit_report.stairs import staircases
 
-__all__ = ["Contents", "Points", "thinned"]
+__all__ = ["Contents", "Points", "finite", "held", "thinned"]
 
 _MOST_POINTS = 5000
 _WORST = 20
@@ -83,7 +84,13 @@ class Contents:
 
     @classmethod
     def of(cls, facts: FitFacts) -> Contents:
-        """Return what the report of ``facts`` shows."""
+        """Return what the report of ``facts`` shows; ``InputError`` for a curve of another site."""
+        stairs = staircases(facts)
+        for curve in facts.curves:
+            if curve.site_text not in {found.site_text for found in stairs}:
+                raise InputError(
+                    f"a curve is of {curve.site_text}, which is not drawn; take sites of staircases()"
+                )
         # By the ratio: the relative error of a prediction that is far too low is never beyond -100 %.
         ratio = np.abs(np.log(facts.predicted_us / facts.measured_us))
         worst = np.argsort(-ratio, kind="stable")[:_WORST]
@@ -95,7 +102,7 @@ class Contents:
             by_family(facts),
             by_alignment(facts),
             by_kernel(facts),
-            staircases(facts),
+            stairs,
             Points.of(facts, worst),
             Points.of(facts, drawn),
             note,
@@ -105,7 +112,9 @@ class Contents:
     def curve(self, stairs: Staircase) -> Staircase | None:
         """Return the final model's curve of this site, if the fit gave one."""
         found = [curve for curve in self.facts.curves if curve.site_text == stairs.site_text]
-        return found[-1] if found else None
+        if not found:
+            return None
+        return dataclasses.replace(found[-1], shape=found[-1].shape or stairs.shape)
 
     def to_json(self) -> dict[str, Any]:
         """Return every number of the report, JSON-ready; what is unknown or infinite is None."""
@@ -127,6 +136,12 @@ class Contents:
         }
         cleaned: dict[str, Any] = finite(data)
         return cleaned
+
+
+def held(measured: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[bool | None]:
+    """Return whether each interval holds its latency, ends included; None where no interval is known."""
+    ends = zip(measured, low, high, strict=True)
+    return [None if math.isnan(lo) else bool(lo <= value <= hi) for value, lo, hi in ends]
 
 
 def thinned(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.fit_report.facts import FitFacts
-from latency_model.fit_report.text import percent_text
+from latency_model.fit_report.text import counted, percent_text
 
 __all__ = ["Errors", "Figure", "headline", "summary"]
 
@@ -49,7 +49,8 @@ class Errors:
         """Return the figures of arrays of shape (n,); n may be 0."""
         if not len(measured_us):
             return cls(0)
-        error = predicted_us / measured_us - 1
+        # Not a quotient minus 1, which makes the error of 105 for 100 more than 5 %.
+        error = (predicted_us - measured_us) / measured_us
         size = np.abs(error)
         found = cls(
             len(error),
@@ -115,20 +116,16 @@ def summary(facts: FitFacts) -> dict[str, Any]:
 def headline(figures: Mapping[str, Any]) -> list[Figure]:
     """Return what ``summary`` returned in words, the rows' figures first."""
     count = figures["rows"]
-    lines = _lines(figures, f"{_counted(count, 'row')}, each predicted without it", figures["confidence"])
+    lines = _lines(figures, f"{counted(count, 'row')}, each predicted without it", figures["confidence"])
     networks = figures["networks"]
     if networks is not None:
-        families = _counted(networks["families"], "family", "families")
-        of = f"{_counted(networks['count'], 'network')} of {families}, each predicted without its family"
+        families = counted(networks["families"], "family", "families")
+        of = f"{counted(networks['count'], 'network')} of {families}, each predicted without its family"
         lines += _lines(networks, of, figures["confidence"])
         raw = networks["raw_sum"]
         text = f"mean signed error {percent_text(raw['bias'], signed=True)}"
         lines.append(Figure(of, "MAPE of the raw sum", percent_text(raw["mape"]), text))
     return lines
-
-
-def _counted(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _lines(figures: Mapping[str, Any], of: str, confidence: float) -> list[Figure]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latency_model.fit_report.contents import Contents
+from latency_model.fit_report.contents import Contents, held
 from latency_model.fit_report.groups import Group
 from latency_model.fit_report.ranges import log_ends, log_ticks, top
 from latency_model.fit_report.stairs import stair_lines
-from latency_model.fit_report.text import percent_text, shorten
+from latency_model.fit_report.text import counted, percent_text, shorten
 from latency_model.plots.style import COLOURS
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 _HEIGHT, _TITLE = 11.4, 0.85
+_MANY = 500
 
 
 def picture(contents: Contents, path: Path) -> None:
@@ -73,14 +74,16 @@ def picture(contents: Contents, path: Path) -> None:
 def _subtitle(contents: Contents) -> str:
     found, networks = contents.summary, contents.summary["networks"]
     parts = [
-        f"{found['rows']:,} rows, left out: MAPE {percent_text(found['mape'])}",
+        f"{counted(found['rows'], 'row')}, left out: MAPE {percent_text(found['mape'])}",
         f"within 10 % {percent_text(found['within_10'])}",
         f"sum {percent_text(found['sum_error'], signed=True)}",
         f"coverage at {100 * found['confidence']:g} % {percent_text(found['coverage'])}",
     ]
     if networks:
         bias = percent_text(networks["bias"], signed=True)
-        parts.append(f"{networks['count']} networks: MAPE {percent_text(networks['mape'])}, bias {bias}")
+        parts.append(
+            f"{counted(networks['count'], 'network')}: MAPE {percent_text(networks['mape'])}, bias {bias}"
+        )
     return " · ".join(parts)
 
 
@@ -113,28 +116,32 @@ def _rows(axes: Axes, contents: Contents) -> None:
         return
     _square(axes, [*points.measured_us, *points.predicted_us])
     measured, predicted = np.array(points.measured_us), np.array(points.predicted_us)
-    outside = (measured < np.array(points.low_us)) | (measured > np.array(points.high_us))
-    for chosen, colour, marker, text in (
-        (~outside, COLOURS[0], "o", "measured inside its interval"),
-        (outside, COLOURS[1], "x", "measured outside"),
+    size = 2.6 if len(points) > _MANY else 4.5
+    inside = held(points.measured_us, points.low_us, points.high_us)
+    for kind, colour, marker, text in (
+        (True, COLOURS[0], "o", "measured inside its interval"),
+        (False, COLOURS[1], "x", "measured outside"),
+        (None, COLOURS[0], "o", "no interval"),
     ):
-        if chosen.any():
+        chosen = [place for place, found in enumerate(inside) if found is kind]
+        if chosen:
             axes.plot(
-                measured[chosen], predicted[chosen], marker, color=colour, markersize=2.6, alpha=0.55, label=text
+                measured[chosen], predicted[chosen], marker, color=colour, markersize=size, alpha=0.55, label=text
             )  # fmt: skip
     _legend(axes)
 
 
 def _networks(axes: Axes, contents: Contents) -> None:
-    axes.set_title(f"Networks: predicted against measured, at {100 * contents.facts.confidence:g} %")
+    axes.set_title("Networks: predicted against measured")
     networks = contents.facts.networks
     measured, predicted = [n.measured_us for n in networks], [n.predicted_us for n in networks]
     known = [n for n in networks if n.low_us > 0 and math.isfinite(n.high_us)]
     _square(axes, [*measured, *predicted, *(end for n in known for end in (n.low_us, n.high_us))])
-    axes.vlines(
-        [n.measured_us for n in known], [n.low_us for n in known], [n.high_us for n in known],
-        color="0.55", linewidth=1, zorder=2,
-    )  # fmt: skip
+    if known:
+        axes.vlines(
+            [n.measured_us for n in known], [n.low_us for n in known], [n.high_us for n in known],
+            color="0.55", linewidth=1, zorder=2, label=f"interval at {100 * contents.facts.confidence:g} %",
+        )  # fmt: skip
     axes.plot(measured, predicted, "o", color=COLOURS[0], markersize=5, zorder=3, label="network")
     _legend(axes)
 
@@ -175,7 +182,7 @@ def _bars(axes: Axes, groups: Sequence[Group], title: str, why: str) -> None:
 def _stairs(axes: Axes, contents: Contents) -> None:
     if not contents.staircases:
         axes.set_title("Staircase")
-        _empty(axes, "no site has measured output counts enough")
+        _empty(axes, "no site has enough measured output counts")
         return
     stairs = contents.staircases[0]
     curve = contents.curve(stairs)
@@ -184,10 +191,11 @@ def _stairs(axes: Axes, contents: Contents) -> None:
     confidence = f"interval at {100 * contents.facts.confidence:g} %"
     for line in stair_lines(drawn):
         counts, low, high = (np.array(getattr(line.stairs, n)) for n in ("counts", "low_us", "high_us"))
-        axes.fill_between(
-            counts[line.known], low[line.known], high[line.known],
-            color=line.colour, alpha=0.22, linewidth=0, label=confidence + line.suffix,
-        )  # fmt: skip
+        if line.known:
+            axes.fill_between(
+                counts[line.known], low[line.known], high[line.known],
+                color=line.colour, alpha=0.22, linewidth=0, label=confidence + line.suffix,
+            )  # fmt: skip
         name = "saved model" if curve else "predicted"
         axes.plot(
             counts, line.stairs.predicted_us, color=line.colour, linewidth=1.4, label=name + line.suffix

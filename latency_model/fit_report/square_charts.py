@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from latency_model.fit_report.contents import Points
+from latency_model.fit_report.contents import Points, held
 from latency_model.fit_report.facts import NetworkFact
 from latency_model.fit_report.marks import BAND, GREY, Chart, label
 from latency_model.fit_report.ranges import log_ends, log_ticks
@@ -14,6 +14,8 @@ from latency_model.plots.page import page_layout
 from latency_model.plots.style import COLOURS
 
 __all__ = ["networks_chart", "points_chart"]
+
+_MANY = 500
 
 
 def points_chart(points: Points) -> Chart:
@@ -33,8 +35,15 @@ def points_chart(points: Points) -> Chart:
             strict=True,
         )
     ]
-    held = _held(points.measured_us, points.low_us, points.high_us)
-    marks = _marks(points.measured_us, points.predicted_us, texts, held, size=5, opacity=0.55)
+    inside = held(points.measured_us, points.low_us, points.high_us)
+    marks = _marks(
+        points.measured_us,
+        points.predicted_us,
+        texts,
+        inside,
+        size=5 if len(points) > _MANY else 7,
+        opacity=0.55,
+    )
     return _square(points.measured_us, points.predicted_us, marks)
 
 
@@ -57,22 +66,17 @@ def networks_chart(networks: Sequence[NetworkFact], confidence: float) -> Chart:
         "name": f"interval at {100 * confidence:g} %",
         "hoverinfo": "skip",
     }
-    held = _held(measured, [n.low_us for n in networks], [n.high_us for n in networks])
-    marks = _marks(measured, predicted, texts, held, size=8, opacity=0.9)
+    inside = held(measured, [n.low_us for n in networks], [n.high_us for n in networks])
+    marks = _marks(measured, predicted, texts, inside, size=8, opacity=0.9)
     ends = [end for n in known for end in (n.low_us, n.high_us)]
     return _square(measured, [*predicted, *ends], [*([intervals] if known else []), *marks])
-
-
-def _held(measured: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[bool | None]:
-    ends = zip(measured, low, high, strict=True)
-    return [None if math.isnan(lo) else bool(lo <= m <= hi) for m, lo, hi in ends]
 
 
 def _marks(
     measured: Sequence[float],
     predicted: Sequence[float],
     texts: Sequence[str],
-    held: Sequence[bool | None],
+    inside: Sequence[bool | None],
     *,
     size: int,
     opacity: float,
@@ -84,7 +88,7 @@ def _marks(
     )
     marks = []
     for kind, name, colour, symbol in kinds:
-        chosen = [place for place, inside in enumerate(held) if inside is kind]
+        chosen = [place for place, found in enumerate(inside) if found is kind]
         if chosen:
             marks.append(
                 {

@@ -26,7 +26,7 @@ def stairs_chart(stairs: Staircase, curve: Staircase | None) -> Chart:
     data += [_dots(line, line.stairs.measured_us, "measured") for line in stair_lines(stairs)]
     drawn = curve or stairs
     layout = page_layout(
-        height=340,
+        height=340 if len(lines) == 1 else 380,
         xaxis={"title": {"text": "output channels"}, "showgrid": False, "zeroline": False},
         yaxis={
             "title": {"text": "latency (µs)"},

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["interval_text", "percent_text", "shorten", "us_text"]
+__all__ = ["counted", "interval_text", "percent_text", "shorten", "us_text"]
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a count with its noun; ``many`` is the plural where it is not ``one`` and an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def us_text(latency_us: float) -> str:
