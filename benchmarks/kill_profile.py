@@ -128,13 +128,20 @@ def _wait(process: subprocess.Popen, out: Path, rng: random.Random, longest_s: f
         time.sleep(rng.uniform(0.0, 1.5))
         return
     journal = journal_path(out)
-    before = journal.stat().st_size if journal.exists() else 0
+    before = _size(journal)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if journal.exists() and journal.stat().st_size > before:
+        if _size(journal) > before:
             break
         time.sleep(0.001)
     time.sleep(rng.uniform(0.0, longest_s))
+
+
+def _size(journal: Path) -> int:
+    try:
+        return journal.stat().st_size
+    except FileNotFoundError:  # not begun, or just become a table
+        return 0
 
 
 def _kill(process: subprocess.Popen, target: str, number: int) -> bool:
