@@ -133,7 +133,9 @@ def by_kernels(
     kernels = kernels_of(network, prices.runtime, counts=counts)
     convs = [kernel for kernel in kernels if kernel.shape is not None]
     shapes = [bare(kernel.shape) for kernel in convs if kernel.shape is not None]
-    latency, low, high, sources = model.convs.exact(ConvColumns.of(shapes), confidence=confidence)
+    latency, low, high, sources = model.convs.exact(
+        ConvColumns.of(shapes), confidence=confidence, for_sums=True
+    )
     sites = [
         SiteCost(kernel.name, shape, us, source)
         for kernel, shape, us, source in zip(convs, shapes, latency.tolist(), sources, strict=True)

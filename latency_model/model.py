@@ -159,7 +159,7 @@ class LatencyModel:
 
     def _conv_us(self, shapes: Sequence[ConvShape]) -> NDArray[np.float64]:
         columns = ConvColumns.of([bare(shape) for shape in shapes])
-        return self.convs.exact(columns, confidence=0.9)[0]
+        return self.convs.exact(columns, confidence=0.9, for_sums=True)[0]
 
     @cached_property
     def convs(self) -> ConvPrices:

@@ -82,7 +82,7 @@ class ConvPrices:
         return ConvPrice(point.latency_us, point.low_us, point.high_us, source)
 
     def at(self, shapes: Sequence[ConvShape], *, confidence: float = 0.95) -> list[ConvPrice]:
-        """Return the price of each of ``shapes``.
+        """Return the price of each of ``shapes``, for the sum of a network.
 
         Measured, reconstructed or padded ones have the intervals of their rows (95 %), regressed ones those of the
         regression at ``confidence``. Raises ``TableError`` when there is neither a row nor a regression.
@@ -104,10 +104,13 @@ class ConvPrices:
             found |= self._regressed(lacking, confidence)
         return [found[shape] for shape in shapes]
 
-    def exact(self, columns: ConvColumns, *, confidence: float) -> tuple[Array, Array, Array, list[str]]:
+    def exact(
+        self, columns: ConvColumns, *, confidence: float, for_sums: bool = False
+    ) -> tuple[Array, Array, Array, list[str]]:
         """Return latencies, the ends of their intervals and sources of ``columns``: rows, else the regression.
 
-        Grids are not used: a convolution that was not measured is predicted as it is, not as a padded one.
+        Grids are not used: a convolution that was not measured is predicted as it is, not as a padded one;
+        ``for_sums`` as in ``RowModel.predict``.
         Raises ``TableError`` when one is not in the table and there is no regression.
         """
         count = len(columns)
@@ -127,7 +130,7 @@ class ConvPrices:
                     f"the table has no row of {shape.text} and the model no regression; fit a model with one"
                 )
             places = np.array(lacking)
-            found = self.rows.predict(columns.take(places), confidence=confidence)
+            found = self.rows.predict(columns.take(places), confidence=confidence, for_sums=for_sums)
             latency[places], low[places], high[places] = found.latency_us, found.low_us, found.high_us
             for place, beyond in zip(lacking, found.beyond.tolist(), strict=True):
                 source[place] = "extrapolated" if beyond else "regressed"
@@ -136,7 +139,7 @@ class ConvPrices:
     def _regressed(self, shapes: list[ConvShape], confidence: float) -> dict[ConvShape, ConvPrice]:
         if self.rows is None:
             raise TableError(f"the table has no rows of {shapes[0].text}")
-        found = self.rows.predict(ConvColumns.of(shapes), confidence=confidence)
+        found = self.rows.predict(ConvColumns.of(shapes), confidence=confidence, for_sums=True)
         sources = ["extrapolated" if beyond else "regressed" for beyond in found.beyond.tolist()]
         columns = (found.latency_us.tolist(), found.low_us.tolist(), found.high_us.tolist(), sources)
         return {

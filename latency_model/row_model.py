@@ -116,11 +116,18 @@ class RowModel:
         names = tuple(kernels) if kernels is not None else ("",) * count
         return cls(regressor, intervals), LeftOut(used, predicted, spread, names)
 
-    def predict(self, columns: ConvColumns, *, confidence: float = 0.9) -> Predicted:
-        """Return the latencies of ``columns`` with their intervals at ``confidence``."""
+    def predict(self, columns: ConvColumns, *, confidence: float = 0.9, for_sums: bool = False) -> Predicted:
+        """Return the latencies of ``columns`` with their intervals at ``confidence``.
+
+        Each is the number of least expected relative error, which is too low in sums where kernels of different
+        speed may run; ``for_sums`` gives expectations instead.
+        """
         latency, apart = self.regressor.predict_parts(columns)
         beyond = self.regressor.beyond(columns) if len(columns) else np.zeros(0, dtype=bool)
         low, high = self.around(latency, apart @ np.array(self.regressor.spread_weights), beyond, confidence)
+        if for_sums and len(columns):
+            latency = self.regressor.expected(columns)
+            low, high = np.minimum(low, latency), np.maximum(high, latency)
         return Predicted(latency, low, high, beyond)
 
     def around(

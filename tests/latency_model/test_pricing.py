@@ -23,7 +23,8 @@ class Guess:
 
     asked: list = dataclasses.field(default_factory=list)
 
-    def predict(self, columns: ConvColumns, *, confidence: float = 0.9) -> Predicted:
+    def predict(self, columns: ConvColumns, *, confidence: float = 0.9, for_sums: bool = False) -> Predicted:
+        del for_sums
         self.asked += list(columns)
         count = len(columns)
         return Predicted(
