@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.errors import InputError, MeasurementError
-from profiler.gpu.tensorrt_layers import EngineLayer, layers_from_json
+from latency_model.harvest.engine_layers import EngineLayer, layers_from_json
 from profiler.gpu.tensorrt_module import flavour_of, message_log
 
 __all__ = ["LoadedEngine", "Tensor", "TorchDevice"]
