@@ -22,8 +22,9 @@ __all__ = ["LOG_START", "EngineLayer", "EngineTensor", "layers_from_json", "laye
 LOG_START = "Layers:"
 
 _FIELDS = re.compile(r"(Name|LayerType|Inputs|Constants|Outputs|TacticName|StreamId|Metadata): ")
-# A name may have brackets of its own, so that only the next name or the end closes one.
-_ORIGIN = re.compile(r"\[(?:ONNX Layer: )?([^\x1e\x1f]+?)\](?=$|[\[\x1e\x1f])")
+# A name may have brackets of its own, so that only the next name or the end closes one; a word may follow it
+# (__gemm_from_conv1x1).
+_ORIGIN = re.compile(r"\[(?:ONNX Layer: )?([^\x1e\x1f]+?)\](?=\w*(?:$|[\[\x1e\x1f]))")
 _JOINTS = re.compile(r"\s\+\s|\s\|\|\s|,\s|PWN\(|\{ForeignNode\[|\.\.\.|[()]|\]\}")
 _SHORT = re.compile(r"\((?P<format>\w+)\)")
 _TENSOR = re.compile(

@@ -15,20 +15,21 @@ from latency_model.harvest.graph import Graph, Op
 __all__ = ["rewritten"]
 
 
-def rewritten(graph: Graph, *, together: Callable[[Op, Op], bool] = lambda first, second: True) -> Graph:
+def rewritten(graph: Graph, *, together: Callable[[Op, Op], bool] | None = None) -> Graph:
     """Return ``graph`` with such groups as one operator each, in the same order.
 
-    ``together`` says whether two operators may become one.
+    ``together`` says whether two operators may become one; without it they may.
     """
+    may = together or (lambda *_: True)
     ops: list[Op] = []
     for op in graph.ops:
         if op.kind == "adaptive_avg_pool2d":
             ops.append(_adaptive(op, graph))
-        elif (gate := _gate(op, graph)) is not None and together(gate, op):
+        elif (gate := _gate(op, graph)) is not None and may(gate, op):
             ops.remove(gate)
             nodes = gate.nodes + op.nodes
             ops.append(dataclasses.replace(op, kind="silu", inputs=gate.inputs, nodes=nodes))
-        elif (product := _product(op, graph, ops)) is not None and together(product, op):
+        elif (product := _product(op, graph, ops)) is not None and may(product, op):
             ops.remove(product)
             nodes, weights = product.nodes + op.nodes, (*product.weights, *op.weights)
             ops.append(dataclasses.replace(product, outputs=op.outputs, weights=weights, nodes=nodes))

@@ -172,6 +172,8 @@ def test_json_without_what_is_needed_is_an_error(text, reason):
         ("[ONNX Layer: /a/conv [x]][ONNX Layer: /a/relu + y]", ("/a/conv [x]", "/a/relu + y")),
         ("[ONNX Layer: a]\x1f[ONNX Layer: b]\x1e[ONNX Layer: a]", ("a", "b")),
         ("[conv0][act0]", ("conv0", "act0")),
+        ("[ONNX Layer: a]__gemm_from_conv1x1", ("a",)),
+        ("[ONNX Layer: a]__gemm_from_conv1x1[ONNX Layer: b]", ("a", "b")),
         ("", ()),
     ],
 )
@@ -197,8 +199,15 @@ def test_operators_come_from_the_name_where_there_is_no_metadata(name, names):
 
 @pytest.mark.parametrize(
     ("text", "precision"),
-    [("Half NHWC", "fp16"), ("BFloat16 NHWC", "bf16"), ("BF16 NHWC", "bf16"), ("Float Linear", "fp32")]
-    + [("Int8 NHWC", "int8"), ("Int32 Linear", ""), ("Row major linear FP32", "fp32")],
+    [
+        ("Half NHWC", "fp16"),
+        ("BFloat16 NHWC", "bf16"),
+        ("BF16 NHWC", "bf16"),
+        ("Float Linear", "fp32"),
+        ("Row major linear FP32", "fp32"),
+        ("Int8 NHWC", "int8"),
+        ("Int32 Linear", ""),
+    ],
 )
 def test_the_precision_of_a_tensor(text, precision):
     assert EngineTensor("x", (), text).precision == precision
