@@ -42,9 +42,12 @@ class EngineOps:
         self._tracked = track(matched.graph, self._written, network.groups)
         rest = [Rest(op) for op in matched.graph.ops if op.conv is None]
         self._known = {site.name: site for site in self._sites(rest)}
-        self._writers = {
-            tensor.name: place for place, layer in enumerate(matched.layers) for tensor in layer.outputs
-        }
+        self._writers: dict[str, list[int]] = {}
+        self._readers: dict[str, list[int]] = {}
+        for place, layer in enumerate(matched.layers):
+            for tensors, found in ((layer.outputs, self._writers), (layer.inputs, self._readers)):
+                for tensor in tensors:
+                    found.setdefault(tensor.name, []).append(place)
 
     def _sites(self, rest: Iterable[Rest]) -> tuple[OpSite, ...]:
         precision = "tf32" if self._precision == "tf32" else ""
@@ -149,23 +152,26 @@ class EngineOps:
         return self._tracked.get(value, {})
 
     def _value(self, tensor: EngineTensor, layer: EngineLayer) -> str:
-        """Return the value of the graph that ``tensor`` is, empty when that cannot be told."""
+        """Return the value of the graph that ``tensor`` is, empty when that cannot be told.
+
+        Names of tensors are the engine's own, so it is looked for, by its size, among what the layers that write
+        or read it compute, and then among what is read of the result.
+        """
         sizes = self._graph.sizes
         if tensor.name in sizes and tensor.dims in ((), sizes[tensor.name]):
             return tensor.name
-        before = self._writers.get(tensor.name)
-        if before is not None:
-            return self._sized(self._written_by(before), tensor)
-        after = [
-            place
-            for place, reader in enumerate(self._matched.layers)
-            if {entry.name for entry in reader.inputs} & {entry.name for entry in layer.outputs}
+        written = {entry.name for entry in layer.outputs}
+        near = [
+            *(name for place in self._writers.get(tensor.name, ()) for name in self._written_by(place)),
+            *(name for place in self._readers.get(tensor.name, ()) for name in self._read_by(place)),
+            *(
+                name
+                for out in written
+                for place in self._readers.get(out, ())
+                for name in self._read_by(place)
+            ),
         ]
-        return self._sized([name for place in after for name in self._read_by(place)], tensor)
-
-    def _sized(self, values: Iterable[str], tensor: EngineTensor) -> str:
-        fits = [name for name in values if tensor.dims in ((), self._graph.sizes.get(name, ()))]
-        return fits[-1] if fits else ""
+        return next((name for name in near if tensor.dims in ((), sizes.get(name, ()))), "")
 
     def _written_by(self, layer: int) -> list[str]:
         return [name for op in self._here(layer) for name in op.outputs]

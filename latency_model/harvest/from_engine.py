@@ -6,7 +6,7 @@ and the other layers become the other operators. What a layer does is not guesse
 ``EngineCost.notes`` and, as far as it may cost time, in ``NetworkCost.others``.
 
 Seen of TensorRT: the layers that the builder of TensorRT-RTX 1.7 logs, without a device, for compute
-capabilities 7.5 and 8.9 (``tests/latency_model/test_engine_rtx.py`` builds again). Never seen on a device: the
+capabilities 7.5 and 8.9 (``tests/profiler/gpu/test_tensorrt_cost.py`` builds again). Never seen on a device: the
 inspector's JSON, the engines of TensorRT 10 and 11, and with them convolutions merged horizontally, which that
 builder did not do. Those follow what NVIDIA and others published.
 """
