@@ -448,3 +448,53 @@ def test_nothing_is_lost_or_counted_twice(homes, movers):
     sites = {site.name for site in (*found.network.sites, *found.network.ops)}
     assert sites >= {name for use in found.layers for name in use.sites}
     assert {n for n in NODES if not homes[n]} == set(found.unmatched)
+
+
+def test_a_second_addition_is_no_pattern():
+    net = Net()
+    net.conv("x", "a")
+    net.op("Add", ["a", "x"], "once")
+    net.op("Add", ["once", "x"], "twice")
+    found = cost(net.bytes("twice"), layer("1", "a", "once", "twice"))
+    assert patterns(found) == {"a": "conv+bias+add"}
+    assert dict(found.network.others) == {"add": 1}
+
+
+def test_equals_that_read_different_values_are_no_siblings():
+    net = Net()
+    net.conv("x", "a")
+    net.conv("a", "b")
+    found = cost(net.bytes("b"), layer("1", "a", "b"))
+    assert found.merged == ()
+    assert roles(found) == ["shared"]
+    assert patterns(found) == {"a": "conv+bias", "b": "conv+bias"}
+
+
+def test_what_is_moved_last_follows_what_wrote_it():
+    net = Net()
+    net.conv("x", "a")
+    last = layer("Reformatting", kind="Reformat", reads=[tensor("inner")], writes=[tensor("outer")])
+    found = cost(net.bytes("a"), layer("1", "a", writes=[tensor("inner")]), last)
+    (site,) = found.network.ops
+    assert site.at(found.network.counts({"a.out": 7})).inputs == ((1, 7, 8, 8),)
+
+
+def test_outputs_of_a_linear_layer_keep_their_groups():
+    net = Net()
+    net.weights += [numpy_helper.from_array(np.ones((10, 16), np.float16), "fc.weight")]
+    net.conv("x", "a")
+    net.op("ReduceMean", ["a"], "mean", axes=[2, 3], keepdims=0)
+    net.op("Gemm", ["mean", "fc.weight"], "fc", transB=1)
+    net.op("Relu", ["fc"], "relu")
+    model = net.bytes("relu")
+    group, hidden = Channels(terms=(("g", 1),)), Channels(terms=(("h", 1),))
+    axes = {"a": (Channels(16), group), "fc": (group, hidden)}
+    network = harvest_onnx(model).regroup(axes, {"g": 16, "h": 10})
+    counts = network.counts({"g": 5, "h": 3})
+    for parts in (["fc"], ["fc", "relu"], ["mean", "fc", "relu"]):
+        layers = [layer("1", "a"), layer("2", *parts), layer("3", *({"mean", "relu"} - {*parts}))]
+        found = engine_cost(layers, model, network)
+        shape = next(op.at(counts) for op in found.network.ops if op.shape.weights)
+        assert shape.weights == ((3, 5),)
+        assert shape.op == ("Fused" if len(parts) == 3 else "Gemm")
+        assert dict(shape.attributes).get("activation", "") == ("relu" if len(parts) == 2 else "")
