@@ -6,7 +6,7 @@ and the other layers become the other operators. What a layer does is not guesse
 ``EngineCost.notes`` and, as far as it may cost time, in ``NetworkCost.others``.
 
 Seen of TensorRT: the layers that the builder of TensorRT-RTX 1.7 logs, without a device, for compute
-capabilities 7.5 and 8.9 (``tests/profiler/gpu/test_tensorrt_cost.py`` builds again). Never seen on a device: the
+capabilities 7.5, 8.9 and 12.0 (``tests/profiler/gpu/test_tensorrt_cost.py`` builds again). Never seen on a device: the
 inspector's JSON, the engines of TensorRT 10 and 11, and with them convolutions merged horizontally, which that
 builder did not do. Those follow what NVIDIA and others published.
 """
@@ -53,7 +53,7 @@ class EngineCost:
 
     ``layers`` has one entry a layer, in the engine's order. ``merged`` has the convolutions that run as one, by
     the names of the harvest. ``in_place`` are concatenations whose operands are written where the result lies: they
-    cost nothing. ``unmatched`` are the other nodes that no layer names: TensorRT may have removed them, or run them
+    have no kernel. ``unmatched`` are the other nodes that no layer names: TensorRT may have removed them, or run them
     in a kernel that does not say so. ``notes`` are sentences for a reader.
     """
 
@@ -76,8 +76,8 @@ def engine_cost(layers: Sequence[EngineLayer], model: bytes | Path, network: Net
 
     A site's precision stays that of the file; where the engine reads another type a note says so. Operators that
     a convolution's kernel executes but no pattern of a table has are counted in ``others``, and so are unmatched
-    ones. Raises ``InputError`` when ``network`` is of another file, ``ModelError`` for a file that cannot be read
-    or whose nodes share names.
+    ones. Raises ``InputError`` when ``network`` or the whole engine is of another file, ``ModelError`` for a file
+    that cannot be read or whose nodes share names.
     """
     from latency_model.harvest.from_onnx import read_onnx
 
@@ -85,7 +85,13 @@ def engine_cost(layers: Sequence[EngineLayer], model: bytes | Path, network: Net
     batch = shapes[0].batch if shapes else None
     precision = "tf32" if any(shape.precision == "tf32" for shape in shapes) else None
     matched = match(read_onnx(model, batch=batch, precision=precision), layers)
-    return _Maker(matched, network).made()
+    maker = _Maker(matched, network)
+    if not any(matched.homes.values()):
+        raise InputError(
+            f"no layer of the engine names an operator of {network.name}; give the layers of an engine that was built "
+            "from this file, with detailed profiling verbosity"
+        )
+    return maker.made()
 
 
 class _Maker:

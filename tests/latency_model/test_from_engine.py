@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -314,16 +314,16 @@ def test_what_names_nothing_is_a_kernel_that_keeps_its_size():
     )
     sizeless = layer("sizeless", kind="Reformat")
     nothing = layer("nothing", kind="NoOp")
-    found = cost(residual(), odd, sizeless, nothing)
-    assert roles(found) == ["unknown", "boundary", "free"]
-    kernel = found.network.ops[0]
+    found = cost(residual(), odd, sizeless, nothing, layer("pool", "pool"))
+    assert roles(found) == ["unknown", "boundary", "free", "op"]
+    kernel = found.network.ops[1]
     assert (kernel.shape.op, kernel.shape.inputs, kernel.axes) == ("Kernel", ((1, 12, 8, 8),), ())
     assert found.network.others["reformat"] == 1
     assert any("keep their size" in note and "odd, sizeless" in note for note in found.notes)
     assert any("name no operator" in note and "odd" in note for note in found.notes)
     # Convolutions that no layer names stay, as the file has them.
     assert patterns(found) == {"stem": "conv+bias", "conv": "conv+bias"}
-    assert found.unmatched == ("stem", "stem_relu", "conv", "sum", "relu", "pool")
+    assert found.unmatched == ("stem", "stem_relu", "conv", "sum", "relu")
 
 
 def test_a_concatenation_written_in_place_costs_nothing():
@@ -354,6 +354,8 @@ def test_a_network_of_another_file_is_refused():
     for other in (siblings(), b"no onnx"):
         with pytest.raises(InputError):
             engine_cost([], other, harvest_onnx(model))
+    with pytest.raises(InputError, match="no layer of the engine"):
+        cost(model, layer("1", "somebody", "else"))
     fewer = dataclasses.replace(harvest_onnx(model), sites=harvest_onnx(model).sites[:1])
     with pytest.raises(InputError, match="harvest the file"):
         engine_cost([], model, fewer)
@@ -431,6 +433,7 @@ def test_nothing_is_lost_or_counted_twice(homes, movers):
         )
         for i in range(5)
     ]
+    assume(any(homes.values()))
     found = engine_cost(layers, MODEL, NETWORK)
     assert [use.layer for use in found.layers] == [item.name for item in layers]
     covered = [name for site in found.network.sites for name in site.name.split(" || ")]

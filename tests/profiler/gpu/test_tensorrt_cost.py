@@ -82,7 +82,7 @@ def patterns(found):
     return {site.name: site.shape.pattern for site in found.network.sites}
 
 
-@pytest.mark.parametrize("target", ["7.5", "8.9"])
+@pytest.mark.parametrize("target", ["7.5", "8.9", "12.0"])
 def test_a_residual_network(target):
     found = cost(Residual(), 32, target)
     fused = patterns(found)
