@@ -1,12 +1,14 @@
-"""The command `gharial inspect`: what TensorRT makes of one convolution, on a device or without one."""
+"""The command `gharial inspect`: what TensorRT makes of a convolution or a network, on a device or without one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latency_model import console
+from latency_model.errors import InputError
 
 if TYPE_CHECKING:
     from latency_model.shapes import ConvShape
@@ -26,7 +28,8 @@ def inspect(
     shape: Annotated[
         str,
         typer.Argument(
-            metavar="SHAPE", help="A convolution, as '8x64x56x56 ->128 k3 s1 p1 g1 conv fp16 nchw'."
+            metavar="SHAPE|NET.onnx",
+            help="A convolution, as '8x64x56x56 ->128 k3 s1 p1 g1 conv fp16 nchw', or an ONNX file.",
         ),
     ],
     compute_capability: Annotated[
@@ -45,12 +48,43 @@ def inspect(
         str | None,
         typer.Option(help="tensorrt or tensorrt_rtx.", show_default="the first that is installed"),
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Batch of the network.", show_default="that of the file, or 1")
+    ] = None,
+    layers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Build nothing: take the layers that trtexec --exportLayerInfo wrote of the network's engine.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Build a TensorRT engine of one convolution and say which layers it has and whether it is fused.
+    """Build a TensorRT engine of one convolution, or of a network, and say what it fuses with what.
 
     TensorRT-RTX needs no GPU for it. Nothing is timed.
     """
+    if shape.lower().endswith(".onnx"):
+        from profiler.engine_network import network_view, show_network
+
+        if copies != 1 or source != "network":
+            raise InputError(
+                "--copies and --source are for a single convolution; leave them out for a network"
+            )
+        view = network_view(
+            Path(shape),
+            batch=batch,
+            layers_file=layers,
+            compute_capability=compute_capability,
+            optimisation_level=level,
+            flavour=flavour,
+        )
+        (console.print_json if json else show_network)(view)
+        return
+    if batch is not None or layers is not None:
+        raise InputError(
+            "--batch and --layers are for a network, an ONNX file; a convolution names its batch"
+        )
     from latency_model.shapes import ConvShape
     from profiler.gpu.tensorrt_build import conv_engine
 
@@ -73,9 +107,10 @@ def inspect(
 def _describe(shape: ConvShape, engine: Engine) -> tuple[dict[str, Any], Fusion]:
     import dataclasses
 
+    from profiler.gpu.tensorrt_device import engine_layers
     from profiler.gpu.tensorrt_layers import fused_pattern, merged, reformats
 
-    layers = engine.layers or _from_device(engine)
+    layers = engine.layers or engine_layers(engine.flavour, engine.plan)
     fusion = fused_pattern(layers, shape)
     data = {
         "shape": shape.text,
@@ -93,18 +128,6 @@ def _describe(shape: ConvShape, engine: Engine) -> tuple[dict[str, Any], Fusion]
         "warnings": list(engine.warnings),
     }
     return data, fusion
-
-
-def _from_device(engine: Engine) -> Any:
-    """Return the layers that the inspector lists, for a builder that logs none."""
-    from profiler.gpu.tensorrt_device import LoadedEngine
-    from profiler.gpu.tensorrt_module import load_tensorrt
-
-    loaded = LoadedEngine(load_tensorrt(engine.flavour), engine.plan)
-    try:
-        return loaded.layers()
-    finally:
-        loaded.close()
 
 
 def _show(data: dict[str, Any], fusion: Fusion) -> None:

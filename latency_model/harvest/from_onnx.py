@@ -114,15 +114,18 @@ class _Reader:
         if kind == "clip" and len(node.input) == 3 and not all(n in self.constants for n in node.input[1:]):
             kind = "clamp"
         outputs = tuple(filter(None, node.output))
+        nodes = (node.name or f"node_of_{outputs[0]}",)
         if conv is not None or kind in RESHAPES:
-            self.ops.append(Op(kind, inputs, outputs, dims, site, conv))
+            self.ops.append(Op(kind, inputs, outputs, dims, site, conv, nodes=nodes))
             return
         name = unique(
             _site(node) if kind == "linear" and len(node.input) > 1 else node.name or outputs[0], self.names
         )
         weights, attributes = details(node, kind, self)
         precision = _PRECISIONS.get(self.types.get(node.input[0], 0), ("",))[0]
-        self.ops.append(Op(kind, inputs, outputs, dims, "", None, name, weights, attributes, precision))
+        self.ops.append(
+            Op(kind, inputs, outputs, dims, "", None, name, weights, attributes, precision, nodes)
+        )
 
     def numbers(self, name: str) -> list[float] | None:
         """Return the values of a small constant, None where they are not known."""

@@ -26,6 +26,8 @@ class Op:
 
     ``name`` says where it stands in the model. ``weights`` are the sizes of its constant inputs, and
     ``attributes`` what else decides its work, in ONNX's names and words; ``precision`` is that of its tensors.
+    ``nodes`` are the nodes of the ONNX file that it is made of, as TensorRT names them: a node without a name is
+    ``node_of_`` and its first output.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Op:
     weights: tuple[tuple[int, ...], ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     precision: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from latency_model.harvest.graph import Graph, Op
 
 __all__ = ["rewritten"]
 
 
-def rewritten(graph: Graph) -> Graph:
-    """Return ``graph`` with such groups as one operator each, in the same order."""
+def rewritten(graph: Graph, *, together: Callable[[Op, Op], bool] | None = None) -> Graph:
+    """Return ``graph`` with such groups as one operator each, in the same order.
+
+    ``together`` says whether two operators may become one; without it they may.
+    """
+    may = together or (lambda *_: True)
     ops: list[Op] = []
     for op in graph.ops:
         if op.kind == "adaptive_avg_pool2d":
             ops.append(_adaptive(op, graph))
-        elif (gate := _gate(op, graph)) is not None:
+        elif (gate := _gate(op, graph)) is not None and may(gate, op):
             ops.remove(gate)
-            ops.append(dataclasses.replace(op, kind="silu", inputs=gate.inputs))
-        elif (product := _product(op, graph, ops)) is not None:
+            nodes = gate.nodes + op.nodes
+            ops.append(dataclasses.replace(op, kind="silu", inputs=gate.inputs, nodes=nodes))
+        elif (product := _product(op, graph, ops)) is not None and may(product, op):
             ops.remove(product)
-            bias = dataclasses.replace(product, outputs=op.outputs, weights=(*product.weights, *op.weights))
-            ops.append(bias)
+            nodes, weights = product.nodes + op.nodes, (*product.weights, *op.weights)
+            ops.append(dataclasses.replace(product, outputs=op.outputs, weights=weights, nodes=nodes))
         else:
             ops.append(op)
     return dataclasses.replace(graph, ops=tuple(ops))

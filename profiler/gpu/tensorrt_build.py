@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latency_model.errors import InputError, MeasurementError
+from latency_model.harvest.engine_layers import LOG_START, EngineLayer, layers_from_log
 from latency_model.shapes import ConvShape
-from profiler.gpu.tensorrt_layers import LOG_START, EngineLayer, layers_from_log
 from profiler.gpu.tensorrt_module import MessageLog, flavour_of, load_tensorrt, message_log, targets
 from profiler.gpu.tensorrt_network import Fill, conv_network
 from profiler.graphs import conv_copies

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.errors import InputError, MeasurementError
-from profiler.gpu.tensorrt_layers import EngineLayer, layers_from_json
-from profiler.gpu.tensorrt_module import flavour_of, message_log
+from latency_model.harvest.engine_layers import EngineLayer, layers_from_json
+from profiler.gpu.tensorrt_module import flavour_of, load_tensorrt, message_log
 
-__all__ = ["LoadedEngine", "Tensor", "TorchDevice"]
+__all__ = ["LoadedEngine", "Tensor", "TorchDevice", "engine_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +202,12 @@ class LoadedEngine:
     def close(self) -> None:
         """Free the context, then the engine; may be called twice."""
         self._context = self._engine = self._runtime = None
+
+
+def engine_layers(flavour: str, plan: bytes) -> tuple[EngineLayer, ...]:
+    """Return the layers that the inspector lists on this device, for a builder that logged none."""
+    loaded = LoadedEngine(load_tensorrt(flavour), plan)
+    try:
+        return loaded.layers()
+    finally:
+        loaded.close()

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.errors import MeasurementError
+from latency_model.harvest.engine_layers import EngineLayer
 from latency_model.ops import Config
 from profiler.gpu.program import Step
 from profiler.gpu.tensorrt_device import Tensor
 from profiler.gpu.tensorrt_formats import pack, physical_dims, unpack
-from profiler.gpu.tensorrt_layers import EngineLayer
 
 __all__ = ["Device", "Loaded", "Part", "TensorRtProgram"]
 

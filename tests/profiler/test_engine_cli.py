@@ -1,10 +1,12 @@
 import json
 
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from gharial import app
 from latency_model.errors import InputError
+from profiler.testing import small_network
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
@@ -48,4 +50,63 @@ def test_text_for_people():
     "words", [("not a shape", *TARGET), (SHAPE, "--compute-capability", "9.0", "--flavour", "tensorrt_rtx")]
 )
 def test_mistakes_are_input_errors(words):
+    assert isinstance(run(*words).exception, InputError)
+
+
+@pytest.fixture
+def network(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(small_network(channels=8, size=8))
+    return path
+
+
+def test_a_network_lists_what_is_fused_with_what(network):
+    result = run(str(network), *TARGET, "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["network"] == "net.onnx"
+    assert data["compute_capability"] == "8.9"
+    convs = [layer for layer in data["layers"] if layer["role"] == "conv"]
+    assert {site for layer in convs for site in layer["sites"]} == set(data["convolutions"])
+    nodes = [node.name or f"node_of_{node.output[0]}" for node in onnx.load(network).graph.node]
+    assert {node for layer in data["layers"] for node in layer["nodes"]} <= set(nodes)
+    assert data["engine_bytes"] > 1000
+    shown = run(str(network), *TARGET)
+    assert shown.exit_code == 0, shown.output
+    assert convs[0]["sites"][0] in shown.stdout
+
+
+def test_layers_that_trtexec_wrote_need_no_builder(network, tmp_path):
+    built = json.loads(run(str(network), *TARGET, "--json").stdout)
+    layers = [
+        {
+            "Name": use["layer"],
+            "LayerType": "correlation",
+            "Metadata": "".join(f"[{n}]" for n in use["nodes"]),
+        }
+        for use in built["layers"]
+        if use["role"] == "conv"
+    ]
+    exported = tmp_path / "layers.json"
+    exported.write_text(json.dumps({"Layers": layers, "Bindings": []}))
+    data = json.loads(run(str(network), "--layers", str(exported), "--json").stdout)
+    assert data["convolutions"] == built["convolutions"]
+    assert "runtime" not in data
+    assert data["unmatched"]
+    shown = run(str(network), "--layers", str(exported)).stdout
+    assert "note: " in shown
+    assert isinstance(run(str(network), "--layers", str(tmp_path / "none.json")).exception, InputError)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("no_such_file.onnx", *TARGET),
+        ("net.onnx", *TARGET, "--copies", "2"),
+        ("net.onnx", *TARGET, "--source", "onnx"),
+        (SHAPE, *TARGET, "--batch", "2"),
+        (SHAPE, *TARGET, "--layers", "layers.json"),
+    ],
+)
+def test_options_of_the_other_kind_are_input_errors(words):
     assert isinstance(run(*words).exception, InputError)

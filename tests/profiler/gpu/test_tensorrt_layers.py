@@ -1,20 +1,11 @@
 import dataclasses
-import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from latency_model.errors import MeasurementError
+from latency_model.harvest.engine_layers import EngineLayer
 from latency_model.shapes import ConvShape
-from profiler.gpu.tensorrt_layers import (
-    EngineLayer,
-    fused_pattern,
-    layers_from_json,
-    layers_from_log,
-    merged,
-    reformats,
-)
+from profiler.gpu.tensorrt_layers import fused_pattern, merged, reformats
 
 SHAPE = ConvShape(1, 16, 16, 16, 32, precision="fp16")
 ADD = dataclasses.replace(SHAPE, pattern="conv+bias+add+relu")
@@ -23,141 +14,6 @@ SILU = dataclasses.replace(SHAPE, pattern="conv+bias+silu")
 
 def layer(name, *operators, kind="correlation", reads=("Half NHWC",)):
     return EngineLayer(name, kind, "", ("Half NHWC",), operators, reads)
-
-
-def line(name, *, kind="kgen", operators=(), tensors=("Half NHWC",), tactic="t", stream=0):
-    def listed(prefix):
-        return ", ".join(
-            f"{{ Name: {prefix}{i}, Dimensions: [1,2], Strides: [2,1], Datatype: {t.split()[0]}, "
-            f"Format: ({t.split()[1]}) words, of a format }}"
-            for i, t in enumerate(tensors)
-        )
-
-    metadata = "".join(f"[ONNX Layer: {operator}]" for operator in operators)
-    return (
-        f"Name: {name}, LayerType: {kind}, Inputs: [ {listed('in')}], Constants: [], Outputs: [ {listed('out')}], "
-        f"TacticName: {tactic}, StreamId: {stream}, Metadata: {metadata}"
-    )
-
-
-WORD = st.from_regex(r"[a-z][A-Za-z0-9_]{0,8}", fullmatch=True)
-FORMAT = st.tuples(st.sampled_from(["Half", "Float", "Int8"]), st.sampled_from(["NHWC", "Linear"])).map(
-    " ".join
-)
-
-
-@given(
-    st.lists(
-        st.builds(
-            EngineLayer,
-            name=WORD,
-            kind=WORD,
-            tactic=WORD,
-            formats=st.lists(FORMAT, max_size=3).map(tuple),
-            operators=st.lists(WORD, min_size=1, max_size=3, unique=True).map(tuple),
-            stream=st.integers(0, 3),
-        ),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_what_the_builder_logs_reads_back(layers):
-    layers = [dataclasses.replace(item, reads=item.formats) for item in layers]
-    lines = [
-        line(
-            item.name,
-            kind=item.kind,
-            operators=item.operators,
-            tensors=item.formats,
-            tactic=item.tactic,
-            stream=item.stream,
-        )
-        for item in layers
-    ]
-    text = "\n".join(["Layers:", *lines, "", "I/O Tensors:", " Name: x, IOMode: Input", ""])
-    assert layers_from_log(text) == tuple(layers)
-
-
-def test_a_log_without_layers_is_an_error():
-    with pytest.raises(MeasurementError, match="inspect the engine on a device"):
-        layers_from_log("Layers:\n\nI/O Tensors:\n Name: x, IOMode: Input")
-
-
-def test_the_inspectors_json_of_version_10():
-    text = json.dumps(
-        {
-            "Layers": [
-                {
-                    "Name": "Reformatting CopyNode for Input Tensor 0 to conv0 + act0",
-                    "LayerType": "Reformat",
-                    "Inputs": [{"Name": "x", "Format/Datatype": "Row major linear FP16 format"}],
-                    "Outputs": [
-                        {"Name": "y", "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}
-                    ],
-                    "TacticValue": "0x0",
-                },
-                {
-                    "Name": "conv0 + PWN(gate0, act0)",
-                    "LayerType": "CaskConvolution",
-                    "Inputs": [],
-                    "Outputs": [],
-                    "TacticName": "sm80_xmma_fprop",
-                    "StreamId": 1,
-                    "Metadata": "[ONNX Layer: conv0]\x1e[ONNX Layer: gate0]\x1e[ONNX Layer: act0]",
-                },
-            ],
-            "Bindings": ["x", "y"],
-        }
-    )
-    first, second = layers_from_json(text)
-    assert first.moves_data
-    assert first.formats == ("Channel major FP16 format where channel % 8 == 0",)
-    assert second.operators == ("conv0", "gate0", "act0")
-    assert (second.tactic, second.stream) == ("sm80_xmma_fprop", 1)
-    assert fused_pattern([first, second], SILU).fused
-
-
-def test_the_inspectors_json_of_version_11():
-    text = json.dumps(
-        {
-            "Layers": [
-                {
-                    "Name": "conv0_myl0_1",
-                    "LayerType": "correlation",
-                    "Inputs": [{"Name": "x", "Datatype": "Half", "Format": "(NHWC) Channel major format"}],
-                    "Outputs": [{"Name": "y", "DataType": "Half", "Format": "(NHWC) Channel major format"}],
-                    "TacticName": "t",
-                    "StreamId": 0,
-                    "Metadata": "[conv0][act0]",
-                }
-            ],
-            "I/O Tensors": [],
-        }
-    )
-    (only,) = layers_from_json(text)
-    assert only == EngineLayer(
-        "conv0_myl0_1", "correlation", "t", ("Half NHWC",), ("conv0", "act0"), ("Half NHWC",)
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("not json", "no list of layers"),
-        ("{}", "no list of layers"),
-        ('{"Layers": ["conv0"]}', "only the names"),
-    ],
-)
-def test_json_without_what_is_needed_is_an_error(text, reason):
-    with pytest.raises(MeasurementError, match=reason):
-        layers_from_json(text)
-
-
-def test_operators_come_from_the_name_where_there_is_no_metadata():
-    (only,) = layers_from_log("Layers:\n" + line("conv0 + PWN(gate0, act0)"))
-    assert set(only.operators) >= {"conv0", "gate0", "act0"}
-    (generated,) = layers_from_log("Layers:\n" + line("__myl_Move_myl0_0"))
-    assert generated.operators == ()
 
 
 @pytest.mark.parametrize(

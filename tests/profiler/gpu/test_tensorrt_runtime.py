@@ -12,6 +12,7 @@ import pytest
 
 from latency_model.environment import Environment
 from latency_model.errors import DependencyError, InputError, MeasurementError
+from latency_model.harvest.engine_layers import EngineLayer
 from latency_model.ops import OpShape
 from latency_model.shapes import ConvShape
 from profiler.gpu import tensorrt_runtime
@@ -19,7 +20,6 @@ from profiler.gpu.program import Program
 from profiler.gpu.tensorrt_build import Engine
 from profiler.gpu.tensorrt_device import Tensor, TorchDevice
 from profiler.gpu.tensorrt_formats import pack, physical_dims
-from profiler.gpu.tensorrt_layers import EngineLayer
 from profiler.gpu.tensorrt_network import conv_arrays, scales
 from profiler.gpu.tensorrt_runtime import TensorRtRuntime, open_tensorrt
 
