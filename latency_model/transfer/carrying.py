@@ -9,11 +9,12 @@ import numpy as np
 
 from latency_model.regression.experts import TILINGS, UNITS, Expert, Tiling
 from latency_model.regression.geometry import Array, Geometry
-from latency_model.transfer.scaling import Scaled, contributions, scale, scaled_expert
+from latency_model.transfer.scaling import ERROR, Scaled, contributions, scale, scaled_expert
 
 __all__ = ["Carried", "carry", "find_units", "same_algorithm"]
 
 _LEAST_ROWS = 8  # that tell anything of a tiling
+_SPREAD_UNITS = 0.7  # of the logarithm of numbers of processors
 _LEAST_GAIN = 0.03  # of the misfit, for other tiles to be believed
 
 
@@ -75,11 +76,17 @@ def carry(
 def find_units(experts: Sequence[Expert], sizes: Geometry, chance: Array, latency_us: Array) -> int:
     """Return the number of processors whose waves fit the rows best.
 
-    A hundred rows tell it within a factor of about 1.5; a name tells it exactly (``units_of``).
+    A hundred rows tell it within a factor of about two, fewer less; a number near the other device's is believed
+    more easily. A name tells it exactly (``units_of``).
     """
     if all(expert.units == 1 for expert in experts):
         return 1  # the other device, a CPU, shows no waves
-    misfits = [carry(experts, sizes, chance, latency_us, units=units, tiles=False).misfit for units in UNITS]
+    before = float(np.median([expert.units for expert in experts]))
+    misfits = []
+    for units in UNITS:
+        doubt = 0.5 * float(ERROR * np.log(units / before) / _SPREAD_UNITS) ** 2 / len(latency_us)
+        found = carry(experts, sizes, chance, latency_us, units=units, tiles=False)
+        misfits.append(found.misfit + doubt)
     return UNITS[int(np.argmin(misfits))]
 
 

@@ -56,8 +56,9 @@ class DeviceTransfer:
 
     ``carried`` are the formulas of ``source`` scaled to the new device. ``named`` are those of kernels that the
     samples name, between which ``router`` chooses. ``process`` corrects their mean. ``own`` is a regression of the
-    samples alone, where there are enough, and has ``own_weight`` of the result. ``intervals`` are those of the
-    samples, each left out. ``drift_us`` was taken out of them.
+    samples alone, where there are enough, and has ``own_weight`` of the result. The plain prediction for the known
+    device times ``factor`` has ``factor_weight`` of it. ``intervals`` are those of the samples, each left out.
+    ``drift_us`` was taken out of them.
     """
 
     source: RowRegressor
@@ -69,6 +70,8 @@ class DeviceTransfer:
     process: Process
     intervals: Conformal
     samples: int
+    factor: float
+    factor_weight: float
     drift_us: float = 0.0
     own: RowRegressor | None = None
     own_weight: float = 0.0
@@ -101,7 +104,8 @@ class DeviceTransfer:
             chance = self.router.predict(seen(view, costs, named_costs(self.named, view.sizes)))
         mean = mixed(view, carried, costs, self.named, chance)
         correction, apart = self.process.predict(*inputs(view, mean, self.frame))
-        found = mean.middle + correction
+        plain = view.predicted + np.log(self.factor)
+        found = (1.0 - self.factor_weight) * (mean.middle + correction) + self.factor_weight * plain
         if self.own is not None:
             found = (1.0 - self.own_weight) * found + self.own_weight * np.log(self.own.predict(columns))
         return np.exp(found), apart
@@ -164,6 +168,8 @@ def state(device: DeviceTransfer) -> tuple[dict[str, Any], dict[str, NDArray[Any
         "ratio": device.frame.ratio,
         "intervals": device.intervals.to_json(),
         "samples": device.samples,
+        "factor": device.factor,
+        "factor_weight": device.factor_weight,
         "drift_us": device.drift_us,
         "own_weight": device.own_weight,
     }
@@ -199,6 +205,8 @@ def restored(data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Dev
         process=Process.from_arrays(part("process")),
         intervals=Conformal.from_json(data["intervals"]),
         samples=int(data["samples"]),
+        factor=float(data["factor"]),
+        factor_weight=float(data["factor_weight"]),
         drift_us=float(data["drift_us"]),
         own=rows.restored(data["own"], part("own")) if "own" in data else None,
         own_weight=float(data["own_weight"]),

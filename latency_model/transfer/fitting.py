@@ -4,7 +4,8 @@
 2. Where the samples' kernels are named, these have formulas of their own, and trees choose between them (``naming``).
 3. A Gaussian process corrects the mean of both (``process``). It also sees what the known device's formulas left
    over there, and how much the formulas differ, for that is where another kernel may run.
-4. With 200 samples or more, a regression of the samples alone has a share of the result that grows with them.
+4. One factor between the devices has a share of the result that vanishes with more samples; with 200 samples or
+   more, a regression of the samples alone has a share that grows with them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from latency_model.columns import ConvColumns
 from latency_model.conformal import Conformal
 from latency_model.errors import ModelError
+from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Array
 from latency_model.regression.regressor import RowRegressor, Settings
 from latency_model.transfer.carrying import carry, find_units
@@ -39,10 +41,12 @@ __all__ = ["FEWEST", "transfer"]
 FEWEST = 8
 _ALONE = 200  # samples from which a regression of them alone is worth its time
 _HALF_NAMED, _HALF = 300, 900  # samples at which it has half of the result, with and without names of kernels
+_FACTOR = 5  # samples at which one factor between the devices has half of the result
+_DRIFT_ROUNDS = 6
 _LEAST_LEFT = 0.2  # of a latency, whatever the drift
 # Of the features: batch, input and output channels, height, width, groups, kernel, stride.
 _SIZES = (0, 1, 2, 4, 5, 8, 9, 11)
-_OPTIMISM = 1.0  # formulas were fitted to the samples that their errors are taken of
+_OPTIMISM = 1.15  # formulas were fitted to the samples that their errors are taken of
 
 
 def transfer(
@@ -66,7 +70,7 @@ def transfer(
     view = look(source, columns)
     units = units or find_units(source.experts, view.sizes, view.chance, latency_us)
     places = [] if place is None else [place] if isinstance(place, np.ndarray) else list(place)
-    clean, drift, order = _without_drift(source, view, latency_us, places, units)
+    clean, drift = _without_drift(source, view, latency_us, places, units)
     seed = 0 if settings is None else settings.seed
     found = carry(source.experts, view.sizes, view.chance, clean, units=units)
     carried, costs = carried_costs(found.experts, view)
@@ -75,7 +79,8 @@ def transfer(
         named = name_formulas(
             source.experts, view.sizes, view.chance, clean, kernels, units=units, common=found.common
         )
-    experts, router, chance = (), None, None
+    experts: tuple[Expert, ...] = ()
+    router, chance = None, None
     if named is not None:
         experts = named.experts
         looks = seen(view, costs, named_costs(experts, view.sizes))
@@ -100,6 +105,8 @@ def transfer(
         process=process,
         intervals=_intervals(process),
         samples=len(columns),
+        factor=float(np.exp(np.median(np.log(clean) - view.predicted))),
+        factor_weight=_FACTOR / (_FACTOR + len(columns)),
         drift_us=drift,
         own=own,
         own_weight=weight,
@@ -110,7 +117,7 @@ def _check(columns: ConvColumns, latency_us: Array, kernels: Sequence[str] | Non
     count = len(columns)
     if count < FEWEST:
         raise ModelError(
-            f"a new device needs at least {FEWEST} measurements, not {count}; measure more, a hundred for a few per cent"
+            f"a new device needs at least {FEWEST} measurements, not {count}; measure more, about a hundred"
         )
     if len(latency_us) != count or (kernels is not None and len(kernels) != count):
         raise ModelError(f"{count} convolutions do not have one latency and kernel each; give as many")
@@ -120,10 +127,10 @@ def _check(columns: ConvColumns, latency_us: Array, kernels: Sequence[str] | Non
 
 def _without_drift(
     source: RowRegressor, view: View, latency_us: Array, places: Sequence[Array], units: int
-) -> tuple[Array, float, Array | None]:
-    """Return the latencies without the drift along the order that shows it best, that drift, and the order."""
-    clean, drift, order = latency_us, 0.0, None
-    for _ in range(3 if places else 0):
+) -> tuple[Array, float]:
+    """Return the latencies without the drift along the order that shows it best, and that drift."""
+    clean, drift = latency_us, 0.0
+    for _ in range(_DRIFT_ROUNDS if places else 0):
         experts = carry(source.experts, view.sizes, view.chance, clean, units=units).experts
         predicted, _ = carried_costs(experts, view)
         trials = [few_rows_drift_us(latency_us, np.exp(predicted), place) for place in places]
@@ -133,7 +140,7 @@ def _without_drift(
         clean = latency_us - np.minimum(drift * (order - 0.5), (1.0 - _LEAST_LEFT) * latency_us)
         if abs(drift - before) <= 0.01 * abs(drift):
             break
-    return clean, drift, order
+    return clean, drift
 
 
 def _frame(source: RowRegressor, view: View, middle: Array) -> Frame:

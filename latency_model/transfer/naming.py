@@ -14,7 +14,7 @@ from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.trees import Forest
 from latency_model.transfer.carrying import same_algorithm
-from latency_model.transfer.scaling import contributions, scale, scaled_expert
+from latency_model.transfer.scaling import ERROR, contributions, scale, scaled_expert
 
 __all__ = ["Named", "label_rows", "name_formulas", "route"]
 
@@ -73,7 +73,7 @@ def name_formulas(
             for tiling in same_algorithm(expert.tiling) or [expert.tiling]:
                 trial = replace(expert, tiling=tiling, units=units)
                 found = scale(contributions(mine, trial)[:, None, :], times, typical, common=0.2, rounds=2)
-                doubt = -(0.07**2) * float(np.log(belief[k] + 0.02)) / len(rows)
+                doubt = -(ERROR**2) * float(np.log(belief[k] + 0.02)) / len(rows)
                 trials.append((found.misfit + doubt, trial))
         chosen.append(min(trials, key=lambda each: each[0])[1])
     known = np.flatnonzero(label >= 0)

@@ -94,8 +94,8 @@ class Process:
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Process:
         """Return the process whose ``arrays`` these are."""
-        given = (arrays[name] for name in ("inputs", "linear", "values"))
-        return cls(*given, float(arrays["middle"]), arrays["theta"])
+        seen, middle = (arrays["inputs"], arrays["linear"], arrays["values"]), float(arrays["middle"])
+        return cls(*seen, middle, arrays["theta"])
 
     @cached_property
     def _factor(self) -> Any:

@@ -17,13 +17,13 @@ from scipy.optimize import nnls
 from latency_model.regression.experts import Expert, parts
 from latency_model.regression.geometry import Array, Geometry
 
-__all__ = ["Scaled", "contributions", "scale", "scaled_expert"]
+__all__ = ["ERROR", "Scaled", "contributions", "scale", "scaled_expert"]
 
 # Which of the parts of a formula are scaled together: compute, moved pixels, weights, waves, constant.
 GROUPS = ((0, 1, 2), (3, 4, 8, 9), (5,), (6,), (7,))
 _OWN = 0.25  # how far a formula's factor may typically be from the common one, relative
-_COMMON = 0.7  # how far the common factor may be from the typical ratio of the devices
-_ERROR = 0.07  # of a formula
+_COMMON = 0.3  # how far the common factor may be from the typical ratio of the devices
+ERROR = 0.07  # of a formula
 _LEAST_ERROR = 0.03
 _PER_ABSOLUTE = 1.25  # of a normal error, standard deviation over mean absolute
 
@@ -64,11 +64,11 @@ def scale(
     design = np.zeros((count, own + groups))
     design[:, :own] = (costs / latency_us[:, None, None]).reshape(count, own)
     prior = np.zeros((own + groups, own + groups))
-    strength = np.tile(_ERROR / (_OWN * typical), formulas)
+    strength = np.tile(ERROR / (_OWN * typical), formulas)
     prior[np.arange(own), np.arange(own)] = strength
     prior[np.arange(own), own + np.tile(np.arange(groups), formulas)] = -strength
-    prior[own + np.arange(groups), own + np.arange(groups)] = _ERROR / (common * typical)
-    drawn = np.concatenate([np.zeros(own), np.full(groups, _ERROR / common)])
+    prior[own + np.arange(groups), own + np.arange(groups)] = ERROR / (common * typical)
+    drawn = np.concatenate([np.zeros(own), np.full(groups, ERROR / common)])
     pull = np.ones(count)
     for _ in range(rounds):
         found, _ = nnls(
@@ -78,5 +78,5 @@ def scale(
         pull = 1.0 / np.sqrt(np.maximum(errors, _LEAST_ERROR))
         pull /= np.sqrt(np.mean(pull * pull))
     penalty = 0.5 * float(np.sum((prior @ found - drawn) ** 2))
-    misfit = (float(errors.sum()) * _ERROR * _PER_ABSOLUTE + penalty) / count
+    misfit = (float(errors.sum()) * ERROR * _PER_ABSOLUTE + penalty) / count
     return Scaled(found[:own].reshape(formulas, groups), found[own:], misfit, float(errors.mean()))
