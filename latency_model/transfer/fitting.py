@@ -4,8 +4,8 @@
 2. Where the samples' kernels are named, these have formulas of their own, and trees choose between them (``naming``).
 3. A Gaussian process corrects the mean of both (``process``). It also sees what the known device's formulas left
    over there, and how much the formulas differ, for that is where another kernel may run.
-4. One factor between the devices has a share of the result that vanishes with more samples; with 200 samples or
-   more, a regression of the samples alone has a share that grows with them.
+4. One factor between the devices has a share of the result that vanishes with more samples; with 80 samples
+   or more whose kernels are named, 200 otherwise, a regression of them alone has a share that grows with them.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from latency_model.transfer.view import View, look
 __all__ = ["FEWEST", "transfer"]
 
 FEWEST = 8
-_ALONE = 200  # samples from which a regression of them alone is worth its time
-_HALF_NAMED, _HALF = 300, 900  # samples at which it has half of the result, with and without names of kernels
+_ALONE_NAMED, _ALONE = 80, 200  # samples from which a regression of them alone is worth its time
+_HALF_NAMED, _HALF = 400, 900  # samples at which it has half of the result, with and without names of kernels
 _FACTOR = 5  # samples at which one factor between the devices has half of the result
 _DRIFT_ROUNDS = 6
 _LEAST_LEFT = 0.2  # of a latency, whatever the drift
 # Of the features: batch, input and output channels, height, width, groups, kernel, stride.
 _SIZES = (0, 1, 2, 4, 5, 8, 9, 11)
-_OPTIMISM = 1.15  # formulas were fitted to the samples that their errors are taken of
+_OPTIMISM = 1.1  # formulas were fitted to the samples that their errors are taken of
 
 
 def transfer(
@@ -89,8 +89,8 @@ def transfer(
     frame = _frame(source, view, mean.middle)
     process = Process.fit(*inputs(view, mean, frame), np.log(clean) - mean.middle, seed=seed)
     own, weight = None, 0.0
-    if len(columns) >= _ALONE:
-        names = kernels if kernels is not None and any(kernels) else None
+    names = kernels if kernels is not None and any(kernels) else None
+    if len(columns) >= (_ALONE_NAMED if names else _ALONE):
         own = RowRegressor.fit(
             columns, clean, kernels=names, settings=settings, place=np.full(len(columns), 0.5)
         )
