@@ -47,6 +47,7 @@ class Life:
     unstable: set[str] = field(default_factory=set)
     again: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
     kills: int = 0
     finished: bool = False
 
@@ -66,7 +67,7 @@ class Life:
             for shape, row in measured.items():
                 if "agree" in row.note:
                     self.again[shape.text] = max(self.again.get(shape.text, 0), 3)
-            self.lost |= {shape.text for shape in table.failures}
+            self.failed |= {shape.text: why for shape, why in table.failures.items()}
         again: Counter[str] = Counter()
         for line in _lines(journal_path(self.out)):
             if line["kind"] == "conv":
@@ -127,13 +128,20 @@ def _wait(process: subprocess.Popen, out: Path, rng: random.Random, longest_s: f
         time.sleep(rng.uniform(0.0, 1.5))
         return
     journal = journal_path(out)
-    before = journal.stat().st_size if journal.exists() else 0
+    before = _size(journal)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if journal.exists() and journal.stat().st_size > before:
+        if _size(journal) > before:
             break
         time.sleep(0.001)
     time.sleep(rng.uniform(0.0, longest_s))
+
+
+def _size(journal: Path) -> int:
+    try:
+        return journal.stat().st_size
+    except FileNotFoundError:  # not begun, or just become a table
+        return 0
 
 
 def _kill(process: subprocess.Popen, target: str, number: int) -> bool:
@@ -184,8 +192,9 @@ def _run(life: Life, model: Path, runtime: str, rng: random.Random, kills: int, 
     if process.returncode == 0:
         report = json.loads(stdout)
         life.finished = True
-        if report["rows"] != report["configurations"] or report["failed"]:
-            life.lost |= set(report["failed"]) or {"not measured"}
+        # A configuration that could not be timed (on a busy machine tiny ones cannot) is reported, not lost.
+        if report["rows"] + len(report["failed"]) != report["configurations"]:
+            life.lost.add("not measured")
     elif process.returncode not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
         sys.exit(f"the command failed:\n{stderr.decode()}")
     deadline = time.monotonic() + 10
@@ -222,6 +231,9 @@ def main() -> int:
     lost, doubled = (sum(len(getattr(life, what)) for life in lives) for what in ("lost", "doubled"))
     kinds = Counter(f"{record['signal']} to the {record['target']}" for record in records)
     print(f"{len(records)} kills ({', '.join(f'{count} {what}' for what, count in sorted(kinds.items()))})")
+    for life in lives:
+        for config, why in life.failed.items():
+            print(f"failed in table {life.number}: {config}: {why}")
     print(
         f"{runs} runs, {len(lives)} tables, {sum(len(life.rows) for life in lives)} rows: {lost} lost, "
         f"{doubled} doubled, {orphans} workers left over, in {time.monotonic() - start:.0f} s"

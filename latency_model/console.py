@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -21,7 +23,7 @@ from rich.text import Text
 
 from latency_model.errors import GharialError
 
-__all__ = ["err", "out", "print_json", "progress", "run"]
+__all__ = ["counting", "err", "out", "print_json", "progress", "run"]
 
 # No markup: paths, model names and messages may hold brackets, and are printed as they are.
 out = Console(markup=False)
@@ -47,6 +49,18 @@ def progress(*, quiet: bool = False) -> Progress:
         disable=quiet,
         expand=True,
     )
+
+
+@contextmanager
+def counting(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar of ``what`` and yield the function that moves it: (done, total)."""
+    with progress(quiet=quiet) as bar:
+        task = bar.add_task(what, total=None, note="")
+
+        def step(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield step
 
 
 def print_json(data: Any) -> None:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latency_model.errors import InputError
+from latency_model.network import OpSite, Site
+from latency_model.ops import Config
 
 __all__ = ["Correction", "fit_correction"]
 
@@ -42,6 +45,31 @@ class Correction:
     def apply(self, sum_us: float) -> float:
         """Return the latency of a network whose convolutions sum to ``sum_us``."""
         return self.slope * sum_us + self.offset_us
+
+    @property
+    def call_us(self) -> float:
+        """What a network costs beyond its operators, once: the offset."""
+        return self.offset_us
+
+    def operator_us(
+        self,
+        shape: Config,  # noqa: ARG002 - one signature for all
+        row_us: float,
+        *,
+        total_weight_bytes: float = 0.0,  # noqa: ARG002 - one signature for all
+    ) -> float:
+        """Return the share of an operator with the row ``row_us``, whatever its ``shape`` and weights are."""
+        return self.slope * row_us
+
+    def matrix(
+        self,
+        site: Site | OpSite,  # noqa: ARG002 - one signature for all
+        matrix: NDArray[np.float64],
+        *,
+        total_weight_bytes: float = 0.0,  # noqa: ARG002 - one signature for all
+    ) -> NDArray[np.float64]:
+        """Return ``operator_us`` at all channel counts of a site whose rows are ``matrix``."""
+        return self.slope * matrix
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back."""

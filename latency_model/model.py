@@ -1,62 +1,78 @@
-"""The latency model of one environment: its table, and a correction from sums to whole networks."""
+"""The latency model of one environment: its rows, a regression of them, and a correction to whole networks."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
-from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_model.columns import ConvColumns
+from latency_model.conformal import FamilyConformal
 from latency_model.correction import Correction, fit_correction
+from latency_model.corrections import (
+    OperatorCorrection,
+    correction_from_json,
+    fit_terms,
+    leave_families_out,
+)
 from latency_model.errors import InputError, ModelError, TableError
 from latency_model.estimate import Estimate, SiteCost, explain
+from latency_model.estimating import by_kernels, by_rows
 from latency_model.files import read_json, write_json
-from latency_model.grid import ChannelGrid, GridPoint
-from latency_model.hull import convex_minorant
-from latency_model.measurement import NetworkRow
-from latency_model.network import NetworkCost, Site
+from latency_model.grid import ChannelGrid
+from latency_model.network import NetworkCost
+from latency_model.networks.prices import LeftOutNetwork, NetworkPrices, bare, flops_per_us
 from latency_model.op_price import OpPrices
-from latency_model.ops import Config, OpShape
-from latency_model.reconstruct import LEAST, axis_counts, reconstruct_many
+from latency_model.pricing import ConvPrices
+from latency_model.row_model import LeftOut, RowModel
+from latency_model.rows.row_set import Defaults
 from latency_model.shapes import ConvShape
+from latency_model.site_matrices import Kind, site_matrices
 from latency_model.table import LatencyTable
+from latency_model.timed_networks import timed_networks
+
+if TYPE_CHECKING:
+    from latency_model.networks.glue import GlueSample
+    from latency_model.networks.read import MeasuredNetwork
 
 __all__ = ["Estimate", "LatencyModel", "SiteCost", "explain"]
 
-FORMAT_VERSION = 1
+# Version 2 added the regression of rows and the prices of kernels.
+FORMAT_VERSION = 2
 _TABLE, _MODEL = "table.parquet", "model.json"
 _SHOWN = 5
-# Below this part of the points that its counts span a site is taken for one of an adaptive plan.
-_SPARSE = 0.7
-# Quantile of the normal distribution of the 95 % intervals that measurements come with.
-_Z95 = 1.959963984540054
-
-Kind = Literal["envelope", "raw", "minorant"]
+# Fewer families cannot say how families differ: an interval from two or three of them is uselessly wide.
+_FAMILIES = 4
 
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Estimates networks from the rows of one table; made by ``fit`` or ``load``.
+    """Estimates convolutions and networks from the rows of one table; made by ``fit`` or ``load``.
 
-    ``notes`` says what ``fit`` left out. ``origin`` is the table's place, for messages.
+    ``rows`` predicts convolutions that the table lacks, None when there is no regression. ``prices`` are those of
+    runtimes whose networks are lists of kernels. ``families`` says how far off networks of other families than
+    those of the table's networks were, None for less than four families. ``notes`` says what ``fit`` left out.
+    ``origin`` is the table's place, for messages. ``unit`` is that of the files of rows it was fitted on.
     """
 
     table: LatencyTable
-    correction: Correction = field(default_factory=Correction)
+    correction: OperatorCorrection = field(default_factory=Correction)
     notes: tuple[str, ...] = ()
     origin: str = "TABLE"
+    rows: RowModel | None = None
+    prices: NetworkPrices | None = None
+    families: FamilyConformal | None = None
+    unit: Literal["ms", "us"] = "us"
 
     @classmethod
     def fit(cls, tables: Sequence[LatencyTable], *, origin: str = "TABLE") -> LatencyModel:
-        """Return the model of ``tables``, which must be of one environment.
+        """Return the model of ``tables``, which must be of one environment, without a regression of its rows.
 
         The correction is fitted on the tables' whole-network rows. Raises ``TableError`` for no table, no
         row, or tables of different environments.
@@ -68,48 +84,105 @@ class LatencyModel:
             table = table.merge(other)
         if not len(table):
             raise TableError("the table has no rows; fill it with: gharial profile MODEL --out TABLE")
-        model = cls(table, origin=origin)
-        sums, measured, notes = [], [], []
-        for network in table.networks:
-            if table.ops and not any(isinstance(shape, OpShape) for shape in network.shapes):
-                notes.append(
-                    f"network {network.name} not used: it was timed without a list of its other operators"
-                )
-            elif (total := model._sum(network)) is None:
-                notes.append(f"network {network.name} not used: the table lacks rows of it")
-            else:
-                sums.append(total)
-                measured.append(network.measurement.latency_us)
-        return replace(model, correction=fit_correction(sums, measured), notes=tuple(notes))
+        return cls(table, origin=origin)._corrected()
 
-    @cached_property
-    def _grids(self) -> dict[ConvShape, ChannelGrid]:
-        rows: dict[ConvShape, dict] = {}
-        for shape, row in self.table.items():
-            rows.setdefault(shape.site, {})[shape] = row
-        grids = {site: ChannelGrid.from_rows(group) for site, group in rows.items()}
-        # Sites of an adaptive plan: few of the points that their counts span.
-        sparse = [
-            site for site, group in rows.items() if len(group) >= LEAST and grids[site].filled < _SPARSE
-        ]
-        groups = [
-            (
-                rows[s],
-                list(map(int, axis_counts(grids[s].inputs))),
-                list(map(int, axis_counts(grids[s].outputs))),
+    def _corrected(self) -> LatencyModel:
+        """Return the model with the correction that its table's networks call for."""
+        timed, notes = timed_networks(self.table, self.convs)
+        if not self.reorders:
+            fitted = fit_correction([n.sum_us for n in timed], [n.measured_us for n in timed])
+            return replace(self, correction=fitted, notes=notes)
+        families = [network.family for network in timed]
+        left_out = (
+            FamilyConformal.fit(families, leave_families_out(timed, fit_terms))
+            if len(set(families)) >= _FAMILIES
+            else None
+        )
+        return replace(self, correction=fit_terms(timed), families=left_out, notes=notes)
+
+    def left_out(self) -> tuple[LeftOutNetwork, ...]:
+        """Return the table's networks as corrections without their families put them; none for fewer than two."""
+        timed, _ = timed_networks(self.table, self.convs)
+        if not self.reorders or len({network.family for network in timed}) < 2:
+            return ()
+        ratios = leave_families_out(timed, fit_terms)
+        return tuple(
+            LeftOutNetwork(
+                n.name, n.family, n.measured_us, n.measured_us / math.exp(r), n.sum_us, len(n.shapes)
             )
-            for s in sparse
-        ]
-        for found in reconstruct_many(groups):
-            grids[found.site] = ChannelGrid.from_reconstruction(found)
-        return grids
+            for n, r in zip(timed, ratios.tolist(), strict=True)
+        )
+
+    def with_regression(
+        self, *, in_order: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[LatencyModel, LeftOut]:
+        """Return the model with a regression of its rows, and what rows are predicted at by one without them.
+
+        ``in_order`` says that the table's rows stand as they were measured. Raises ``ModelError`` for fewer than
+        30 rows.
+        """
+        columns = ConvColumns.of(list(self.table))
+        latency = np.array([row.latency_us for row in self.table.values()])
+        kernels = [";".join(name for name, _ in row.kernels) for row in self.table.values()]
+        rows, left_out = RowModel.fit(
+            columns,
+            latency,
+            kernels=kernels if any(kernels) else None,
+            in_order=in_order,
+            progress=progress,
+        )
+        notes = self.notes
+        if len(left_out.rows) < len(columns):
+            notes = (*notes, f"the regression rests on {len(left_out.rows)} of {len(columns)} rows")
+        if rows.regressor.drift_us:
+            notes = (
+                *notes,
+                f"the rows take {rows.regressor.drift_us:.0f} us longer at the end of their file than at its start, "
+                "whatever they are; that was taken out, and estimates are for the middle",
+            )
+        return replace(self, rows=rows, notes=notes), left_out
+
+    def with_networks(
+        self, networks: Sequence[MeasuredNetwork], *, samples: Sequence[GlueSample] = ()
+    ) -> tuple[LatencyModel, tuple[LeftOutNetwork, ...]]:
+        """Return the model with prices of kernels and a correction fitted on ``networks``.
+
+        Also returns each network as predicted without its family. ``samples`` are kernels beside convolutions
+        that the rows were traced with. Raises ``TableError`` when a convolution has no price.
+        """
+        columns = ConvColumns.of(list(self.table))
+        latency = np.array([row.latency_us for row in self.table.values()])
+        prices, left_out = NetworkPrices.fit(
+            networks, self._conv_us, samples=samples, flops_per_us=flops_per_us(columns, latency)
+        )
+        return replace(self, prices=prices), left_out
+
+    def _conv_us(self, shapes: Sequence[ConvShape]) -> NDArray[np.float64]:
+        columns = ConvColumns.of([bare(shape) for shape in shapes])
+        return self.convs.exact(columns, confidence=0.9, for_sums=True)[0]
 
     @cached_property
-    def _prices(self) -> OpPrices:
+    def convs(self) -> ConvPrices:
+        """The prices of convolutions."""
+        return ConvPrices(self.table, self.rows)
+
+    @cached_property
+    def ops(self) -> OpPrices:
+        """The prices of other operators."""
         return OpPrices(self.table.ops)
 
     @property
-    def _reorders(self) -> bool:
+    def defaults(self) -> Defaults:
+        """What a file of rows that this model is asked about may leave unsaid: what all its rows have in common."""
+        common = {}
+        for name in ("precision", "layout", "pattern"):
+            found = {getattr(shape, name) for shape in self.table}
+            if len(found) == 1:
+                common[name] = found.pop()
+        return Defaults(**common, unit=self.unit)
+
+    @property
+    def reorders(self) -> bool:
         """Whether the runtime of the table changes layouts as ONNX Runtime does on a CPU."""
         environment = self.table.environment
         return environment.runtime == "onnxruntime" and environment.kind == "cpu"
@@ -120,27 +193,10 @@ class LatencyModel:
         A table row with a bias stands in for one without and the other way round: exporters drop a bias
         that is all zeros, and its cost is within the noise.
         """
-        found = self._grids.get(shape.site) or self._grids.get(_twin(shape).site)
+        found = self.convs.grid(shape)
         if found is None:
             raise TableError(self._missing([shape.text], [shape]))
         return found
-
-    def _point(self, shape: ConvShape) -> tuple[GridPoint, str]:
-        grid = self.grid(shape)
-        point = grid.at(shape.in_channels, shape.out_channels)
-        return point, point.source if grid.site == shape.site else f"{point.source}, other bias"
-
-    def _sum(self, network: NetworkRow) -> float | None:
-        try:
-            return sum(self._share(shape) for shape in network.shapes) or None
-        except TableError:
-            return None
-
-    def _share(self, shape: Config) -> float:
-        if isinstance(shape, OpShape):  # without a row it is left to the correction, as in an estimate
-            row = self.table.ops.get(shape)
-            return 0.0 if row is None else row.latency_us
-        return self._point(shape)[0].latency_us
 
     def estimate(
         self,
@@ -151,98 +207,55 @@ class LatencyModel:
     ) -> Estimate:
         """Return the latency of ``network`` at channel ``counts`` (full width if not given).
 
-        The interval joins the rows' own intervals and what the correction leaves open, taken as independent
-        and normal. Other operators are priced by their rows, between measured sizes on a line. ``unpriced``
-        counts those that no row prices: the offset of the correction covers them as far as measured networks
-        had them. Raises ``TableError`` when the table lacks a site, with the
+        A convolution has the price of its row, or of its site's grid, else that of the regression, flagged; other
+        operators are priced by their rows, between measured sizes on a line, or by the bytes they move.
+        ``unpriced`` counts those that nothing prices: the offset of the correction covers them as far as measured
+        networks had them. Raises ``TableError`` when the table lacks a site and there is no regression, with the
         command that adds it, and ``ModelError`` for a network without a 2-D convolution.
         """
         if not 0 < confidence < 1:
             raise InputError(f"a confidence lies between 0 and 1, not at {confidence}; use 0.9 for 90 %")
         if not network.sites:
             raise ModelError(f"{network.name} has no 2-D convolution, so a table says nothing of it")
-        shapes = list(network.shapes(None if counts is None else network.counts(counts)))
-        self._check(network, (shape for _, shape in shapes))
-        sites, variance, flags = [], 0.0, Counter[str]()
-        for site, shape in shapes:
-            point, source = self._point(shape)
-            sites.append(SiteCost(site.name, shape, point.latency_us, source))
-            variance += ((point.high_us - point.low_us) / (2 * _Z95)) ** 2
-            flags["padded: the next measured channel counts were used"] += "padded" in source
-            flags["reconstructed from other channel counts, not measured"] += "reconstructed" in source
-            flags["rows with another bias were used"] += "other bias" in source
-            row = self.table.rows.get(shape)
-            for flag in row.flags if row is not None else ():
-                flags[f"measured as {flag}"] += 1
-        ops, unpriced = [], Counter[str](network.others)
         full = network.groups if counts is None else network.counts(counts)
-        for op, size in network.op_shapes(full, reorders=self._reorders):
-            price = self._prices.at(op, size)
-            if price is None:
-                unpriced[size.op] += 1
-                continue
-            ops.append(SiteCost(op.name, size, price.latency_us, price.source))
-            variance += ((price.high_us - price.low_us) / (2 * _Z95)) ** 2
-        raw = math.fsum(site.latency_us for site in (*sites, *ops))
-        value = self.correction.apply(raw)
-        sigma = math.hypot(self.correction.slope * math.sqrt(variance), self.correction.spread * value)
-        half = _quantile(confidence) * sigma
-        said = [f"{text} ({count} of {len(sites)} sites)" for text, count in flags.items() if count]
-        if between := sum(op.source == "interpolated" for op in ops):
-            said.append(f"interpolated between measured sizes ({between} of {len(ops)} other operators)")
-        if not self.correction.networks:
-            said.insert(0, "uncorrected")
-        return Estimate(
-            latency_us=value,
-            low_us=max(0.0, value - half),
-            high_us=value + half,
-            raw_sum_us=raw,
-            confidence=confidence,
-            sites=tuple(sites),
-            unpriced=MappingProxyType(dict(unpriced)),
-            flags=(*said, *self.notes),
-            correction=self.correction,
-            ops=tuple(ops),
-        )
+        if self.prices is not None:
+            return by_kernels(self, self.prices, network, full, confidence)
+        if self.rows is None:
+            self._check(network, (shape for _, shape in network.shapes(full)))
+        return by_rows(self, network, full, confidence)
 
-    def matrices(self, network: NetworkCost, kind: Kind = "envelope") -> dict[str, NDArray[np.float64]]:
-        """Return per site the microseconds at all counts, uncorrected: what ``ExpectedLatency`` takes.
+    def predict(
+        self, columns: ConvColumns, *, confidence: float = 0.9
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], list[str]]:
+        """Return (latency_us, low_us, high_us, source) of convolutions: rows, else the regression.
 
-        ``kind`` is ``envelope``, ``raw``, or ``minorant`` (the biconvex minorant of the envelope). A site
-        whose two counts are one (depthwise) has a line. Other operators are there as far as the table prices
-        them, by their names; what it does not price is left to the correction. Raises ``TableError`` like
-        ``estimate``.
+        ``source`` is ``measured``, ``regressed``, or ``extrapolated`` for sizes outside those of the rows. Raises
+        ``TableError`` when one was not measured and there is no regression.
         """
-        full = [site.shape for site in network.sites]
-        self._check(network, full)
-        made: dict[tuple[ConvShape, int, int], NDArray[np.float64]] = {}
-        found = {}
-        for site in network.sites:
-            shape = site.shape
-            key = (shape.site, shape.in_channels, shape.out_channels)
-            if key not in made:
-                made[key] = self._matrix(site, kind)
-            found[site.name] = made[key]
-        for op in (*network.ops, *(network.reorders if self._reorders else ())):
-            line = self._prices.matrix(op, network.groups, raw=kind == "raw")
-            if line is not None:
-                found[op.name] = convex_minorant(line) if kind == "minorant" else line
-        return found
+        return self.convs.exact(columns, confidence=confidence)
 
-    def _matrix(self, site: Site, kind: Kind) -> NDArray[np.float64]:
-        grid = self.grid(site.shape)
-        dense = grid.dense(
-            "raw" if kind == "raw" else "envelope" if kind == "minorant" else kind,
-            max_in=site.shape.in_channels,
-            max_out=site.shape.out_channels,
+    def matrices(
+        self, network: NetworkCost, kind: Kind = "envelope", *, corrected: bool = False
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return per site the microseconds at all counts: what ``ExpectedLatency`` takes; see ``site_matrices``.
+
+        Raises ``TableError`` like ``estimate``, also with a regression: a staircase is measured, not guessed.
+        """
+        self._check(network, [site.shape for site in network.sites])
+        return site_matrices(
+            network,
+            self.convs,
+            self.ops,
+            kind=kind,
+            reorders=self.reorders,
+            correction=self.correction if corrected else None,
         )
-        return convex_minorant(dense) if kind == "minorant" else dense
 
     def _check(self, network: NetworkCost, shapes: Iterable[ConvShape]) -> None:
         names = {site.shape.site: site.name for site in reversed(network.sites)}
         lacking: dict[ConvShape, ConvShape] = {}
         for shape in shapes:
-            if shape.site not in self._grids and _twin(shape).site not in self._grids:
+            if self.convs.grid(shape) is None:
                 lacking.setdefault(shape.site, shape)
         if lacking:
             texts = [f"{names[site]} ({shape.text})" for site, shape in lacking.items()]
@@ -261,9 +274,11 @@ class LatencyModel:
         )
 
     def save(self, folder: Path | str) -> None:
-        """Write ``table.parquet`` and ``model.json`` into ``folder``, each atomically."""
+        """Write the table, ``model.json`` and the regression into ``folder``, each file atomically."""
         folder = Path(folder)
         self.table.save(folder / _TABLE)
+        if self.rows is not None:
+            self.rows.save(folder)
         write_json(
             folder / _MODEL,
             {
@@ -271,6 +286,10 @@ class LatencyModel:
                 "environment": self.table.environment.key,
                 "rows": len(self.table),
                 "correction": self.correction.to_json(),
+                "regression": self.rows is not None,
+                "families": None if self.families is None else self.families.to_json(),
+                "prices": None if self.prices is None else self.prices.to_json(),
+                "unit": self.unit,
                 "notes": list(self.notes),
             },
         )
@@ -288,10 +307,14 @@ class LatencyModel:
                 raise TableError(
                     f"{folder} was written by a later version of Gharial; update with: pip install -U gharial"
                 )
-            correction = Correction.from_json(data["correction"])
+            correction = correction_from_json(data["correction"])
+            families = FamilyConformal.from_json(data["families"]) if data.get("families") else None
             whole = (data["environment"], data["rows"]) == (table.environment.key, len(table))
             notes = tuple(str(note) for note in data["notes"])
-        except (KeyError, TypeError, ValueError, InputError) as error:
+            rows = RowModel.load(folder) if data.get("regression") else None
+            prices = NetworkPrices.from_json(data["prices"]) if data.get("prices") else None
+            unit: Literal["ms", "us"] = "ms" if data.get("unit") == "ms" else "us"
+        except (AttributeError, KeyError, TypeError, ValueError, InputError) as error:
             if isinstance(error, TableError):
                 raise
             raise TableError(f"{folder / _MODEL} is damaged ({error}); fit the model again") from error
@@ -300,16 +323,4 @@ class LatencyModel:
                 f"{folder / _TABLE} is not the table that {folder / _MODEL} was fitted on; "
                 "fit the model again"
             )
-        return cls(table, correction, notes, str(folder / _TABLE))
-
-
-def _twin(shape: ConvShape) -> ConvShape:
-    """Return the same convolution with a bias if it has none, and the other way round."""
-    parts = shape.pattern.split("+")
-    rest = [part for part in parts[1:] if part != "bias"]
-    return replace(shape, pattern="+".join(("conv", *([] if "bias" in parts else ["bias"]), *rest)))
-
-
-def _quantile(confidence: float) -> float:
-    """Return z with P(|Z| <= z) = ``confidence`` for a standard normal Z."""
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
+        return cls(table, correction, notes, str(folder / _TABLE), rows, prices, families, unit)

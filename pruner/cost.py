@@ -61,9 +61,9 @@ class Cost:
 
 
 def latency_cost(model: LatencyModel, network: NetworkCost) -> Cost:
-    """Return the latency of ``network`` in microseconds: envelope matrices with the model's correction."""
-    matrices = model.matrices(network, "envelope")
-    return Cost("latency", network, matrices, model.correction.slope, model.correction.offset_us)
+    """Return the latency of ``network`` in microseconds: envelope matrices, each corrected, and the call."""
+    matrices = model.matrices(network, "envelope", corrected=True)
+    return Cost("latency", network, matrices, constant=model.correction.call_us)
 
 
 def _outer(network: NetworkCost, metric: str) -> Cost:

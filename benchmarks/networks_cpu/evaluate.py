@@ -4,7 +4,9 @@
 
 Reads table.parquet and networks.csv (of an unfinished run also its journal) and writes results.csv (one line a
 network and method) and summary.json. A method is fitted on the other families' networks; the interval of a
-network comes from the errors that the same method makes on each of those families when it is left out too.
+network comes from the errors that the same method makes on each of those families when it is left out too
+(``FamilyConformal``). What a network takes is what the table quotes, the fastest confirmed reading ("quoted"), or
+where readings.csv has others the median of all ("median").
 Rows of convolutions are judged by 5-fold cross-validation, and the sums of networks from rows so predicted.
 ``--regressor`` names a class with ``fit(columns, latency_us)``, which returns what has ``predict(columns)``;
 without it boosted trees on the logarithms of the sizes stand in.
@@ -22,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corrections import FITS, Network, network, part_of
+from corrections import FITS
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
+from latency_model.conformal import FamilyConformal
+from latency_model.corrections import TimedNetwork, leave_families_out, part_of, predicted_us
 from latency_model.environment import Environment
 from latency_model.ops import Config, parse_config
 from latency_model.shapes import ConvShape
@@ -97,47 +101,56 @@ def median_readings(path: Path) -> dict[Config, float]:
 
 
 def networks_of(
-    table: LatencyTable, facts: Mapping[str, Mapping[str, str]], prices: Mapping[Config, float]
-) -> list[Network]:
+    table: LatencyTable,
+    facts: Mapping[str, Mapping[str, str]],
+    prices: Mapping[Config, float],
+    measured: Mapping[str, float],
+) -> list[TimedNetwork]:
     """Return the timed networks, their rows priced by ``prices``."""
-    found = []
-    for row in table.networks:
-        others = json.loads(facts[row.name]["others"] or "{}")
-        each = network(row.name, facts[row.name]["family"], row.measurement.latency_us, row.shapes, prices)
-        found.append(
-            Network(**{**each.__dict__, "unpriced": each.unpriced + sum(others.values())}) if others else each
+    return [
+        TimedNetwork(
+            row.name,
+            facts[row.name]["family"],
+            measured[row.name],
+            row.shapes,
+            tuple(prices.get(shape) for shape in row.shapes),
         )
-    return found
+        for row in table.networks
+    ]
 
 
-def left_out(networks: Sequence[Network], method: str) -> dict[str, float]:
+def references(path: Path, table: LatencyTable) -> dict[str, dict[str, float]]:
+    """Return what the networks are taken to need: what the table quotes, and the median of all readings."""
+    quoted = {row.name: row.measurement.latency_us for row in table.networks}
+    if not path.is_file():
+        return {"quoted": quoted}
+    seen = {name: [value] for name, value in quoted.items()}
+    with path.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            if row["network"] in seen:
+                seen[row["network"]].append(float(row["latency_us"]))
+    return {"quoted": quoted, "median": {name: float(np.median(values)) for name, values in seen.items()}}
+
+
+def left_out(networks: Sequence[TimedNetwork], method: str) -> Array:
     """Return each network's prediction by ``method`` fitted on the other families."""
-    found = {}
-    for family in {n.family for n in networks}:
-        predict = FITS[method]([n for n in networks if n.family != family])
-        found |= {n.name: predict(n) for n in networks if n.family == family}
-    return found
+    measured = np.array([n.measured_us for n in networks])
+    return measured / np.exp(leave_families_out(networks, FITS[method]))
 
 
-def covered(networks: Sequence[Network], method: str, confidence: float) -> float:
-    """Return the share of networks inside intervals made without their family."""
-    hits = []
-    for family in sorted({n.family for n in networks}):
+def covered(networks: Sequence[TimedNetwork], method: str, confidence: float) -> tuple[float, float]:
+    """Return the share of networks inside intervals made without their family, and the mean half width."""
+    hits, widths = [], []
+    for family in dict.fromkeys(n.family for n in networks):
         rest = [n for n in networks if n.family != family]
-        inner = left_out(rest, method)
-        # Each family counts as much as any other, however many networks it has.
-        errors = np.array([abs(np.log(inner[n.name] / n.measured_us)) for n in rest])
-        weights = np.array([1.0 / sum(m.family == n.family for m in rest) for n in rest])
-        half = _quantile(errors, weights, confidence)
-        predict = FITS[method](rest)
-        hits += [abs(np.log(predict(n) / n.measured_us)) <= half for n in networks if n.family == family]
-    return float(np.mean(hits))
-
-
-def _quantile(values: Array, weights: Array, share: float) -> float:
-    order = np.argsort(values)
-    total = np.cumsum(weights[order]) / weights.sum()
-    return float(values[order][min(int(np.searchsorted(total, share)), len(values) - 1)])
+        around = FamilyConformal.fit([n.family for n in rest], leave_families_out(rest, FITS[method]))
+        correction = FITS[method](rest)
+        for n in (n for n in networks if n.family == family):
+            predicted = predicted_us(correction, n)
+            low, high = around.interval(predicted, confidence=confidence)
+            hits.append(low <= n.measured_us <= high)
+            widths.append((high - low) / 2 / predicted)
+    return float(np.mean(hits)), float(np.mean(widths))
 
 
 def judge(predicted: Iterable[float], measured: Iterable[float]) -> dict[str, float]:
@@ -204,9 +217,11 @@ def main() -> None:
             print(f"unseen rows, {name:10} {figures}")
         sources["unseen rows"] = {**exact, **predicted}
     lines: list[dict[str, object]] = []
-    for source, prices in sources.items():
-        networks = networks_of(table, facts, prices)
-        summary[source + ", networks"] = judge_networks(networks, source, lines)
+    for reference, measured in references(options.table.parent / "readings.csv", table).items():
+        for source, prices in sources.items():
+            networks = networks_of(table, facts, prices, measured)
+            found = judge_networks(networks, source, reference, lines)
+            summary[f"{source}, networks, {reference}"] = found
     _print_repeats(options.table.parent / "readings.csv", table, summary)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     with (options.out / "results.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -215,49 +230,44 @@ def main() -> None:
         writer.writerows(lines)
 
 
-def judge_networks(networks: list[Network], source: str, lines: list[dict[str, object]]) -> dict[str, Any]:
+def judge_networks(
+    networks: list[TimedNetwork], source: str, reference: str, lines: list[dict[str, object]]
+) -> dict[str, Any]:
     """Return and print the figures of every method, and add a line for each network to ``lines``."""
-    figures: dict[str, Any] = {"unpriced operators": sum(n.unpriced for n in networks)}
-    several = len({n.family for n in networks}) > 2
+    figures: dict[str, Any] = {"unpriced operators": sum(n.rows_us.count(None) for n in networks)}
+    measured = np.array([n.measured_us for n in networks])
+    families = np.array([n.family for n in networks])
     for method in FITS:
         predicted = left_out(networks, method)
-        found: dict[str, Any] = judge(
-            predicted.values(), (n.measured_us for n in networks_in(predicted, networks))
-        )
-        if several:
-            found["covered_90"] = round(100 * covered(networks, method, 0.9), 1)
+        found: dict[str, Any] = judge(predicted, measured)
+        if len(set(families)) > 2:
+            share, width = covered(networks, method, 0.9)
+            found |= {"covered_90": round(100 * share, 1), "half_width_90": round(100 * width, 1)}
         found["families"] = {
-            family: judge(
-                [predicted[n.name] for n in networks if n.family == family],
-                [n.measured_us for n in networks if n.family == family],
-            )
-            for family in dict.fromkeys(n.family for n in networks)
+            family: judge(predicted[families == family], measured[families == family])
+            for family in dict.fromkeys(families.tolist())
         }
         figures[method] = found
-        print(f"{source}, {method:17}", {k: v for k, v in found.items() if k != "families"})
+        print(f"{source}, {reference}, {method:17}", {k: v for k, v in found.items() if k != "families"})
         for family, each in found["families"].items():
             print(f"    {family:18} {each}")
         lines += [
             {
                 "rows": source,
+                "reference": reference,
                 "method": method,
                 "network": n.name,
                 "family": n.family,
                 "measured_us": round(n.measured_us, 2),
-                "raw_sum_us": round(n.raw_us, 2),
-                "predicted_us": round(predicted[n.name], 2),
-                "error_percent": round(100 * (predicted[n.name] / n.measured_us - 1), 2),
-                "unpriced": n.unpriced,
+                "raw_sum_us": round(n.sum_us, 2),
+                "predicted_us": round(float(value), 2),
+                "error_percent": round(100 * (float(value) / n.measured_us - 1), 2),
+                "unpriced": n.rows_us.count(None),
             }
-            for n in networks
+            for n, value in zip(networks, predicted, strict=True)
         ]
+    figures["fitted on all"] = FITS["terms"](networks).to_json()
     return figures
-
-
-def networks_in(predicted: Mapping[str, float], networks: Sequence[Network]) -> list[Network]:
-    """Return ``networks`` in the order of ``predicted``."""
-    by_name = {n.name: n for n in networks}
-    return [by_name[name] for name in predicted]
 
 
 def _print_repeats(path: Path, table: LatencyTable, summary: dict[str, Any]) -> None:

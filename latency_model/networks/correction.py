@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from latency_model.errors import InputError
+from latency_model.network import OpSite, Site
+from latency_model.ops import Config
 
 __all__ = ["NetworkCorrection", "fit_network_correction"]
 
@@ -66,6 +68,36 @@ class NetworkCorrection:
     def apply(self, sum_us: float, kernels: float = 0.0) -> float:
         """Return the latency of a network whose ``kernels`` launches sum to ``sum_us``."""
         return self.slope * sum_us + self.per_kernel_us * kernels + self.offset_us
+
+    @property
+    def call_us(self) -> float:
+        """What a network costs beyond its operators, once: the offset."""
+        return self.offset_us
+
+    def operator_us(
+        self,
+        shape: Config,  # noqa: ARG002 - one signature for all
+        row_us: float,
+        *,
+        total_weight_bytes: float = 0.0,  # noqa: ARG002 - one signature for all
+        kernels: float = 1.0,
+    ) -> float:
+        """Return the share of an operator with the row ``row_us`` that is ``kernels`` launches."""
+        return self.slope * row_us + self.per_kernel_us * kernels
+
+    def matrix(
+        self,
+        site: Site | OpSite,  # noqa: ARG002 - one signature for all
+        matrix: Array,
+        *,
+        total_weight_bytes: float = 0.0,  # noqa: ARG002 - one signature for all
+        kernels: float = 1.0,
+    ) -> Array:
+        """Return ``operator_us`` at all channel counts of a site whose rows are ``matrix``; count 0 costs 0."""
+        found = self.slope * np.asarray(matrix, dtype=np.float64) + self.per_kernel_us * kernels
+        for axis in range(found.ndim):
+            np.moveaxis(found, axis, 0)[0] = 0.0
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back."""

@@ -21,7 +21,7 @@ _GZIP = b"\x1f\x8b"
 # The words before the first number or size, and a version.
 _FAMILY = re.compile(r"(?:wide_)?[a-z]+(?=\d|_|$)(?:_v\d+)?")
 _SAME = {"mobilenet": "mobilenet_v2"}
-_BASIC = ("resnet18", "resnet34")
+_BASIC = ("resnet18", "resnet34", "resnet_basic")
 
 
 @dataclass(frozen=True)

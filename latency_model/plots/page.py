@@ -9,9 +9,9 @@ from typing import Any
 
 from latency_model.files import write_text
 
-__all__ = ["page_layout", "write_page"]
+__all__ = ["PAGE_CSS", "page_layout", "write_page"]
 
-_CSS = """<style>
+PAGE_CSS = """<style>
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #222222; --faint: #666666; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e6e6e6; --faint: #a0a0a0; } }
 body { margin: 0; padding: 12px 16px; background: var(--paper); color: var(--ink); font: 14px sans-serif; }
@@ -61,6 +61,6 @@ def write_page(figure: Any, title: Sequence[str], notes: Sequence[str], path: Pa
     write_text(
         path,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title[0])}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">{_CSS}</head>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{PAGE_CSS}</head>\n'
         f"<body>{heading}{lines}{body}</body></html>\n",
     )

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from latency_model.regression.geometry import Array
 
-__all__ = ["added_us", "drift_us"]
+__all__ = ["added_us", "drift_us", "with_delay"]
 
 _LEAST_ROWS = 200
 # The relative error that taking a drift out must save before it is believed.
@@ -42,4 +42,16 @@ def drift_us(latency_us: Array, predicted_us: Array, place: Array) -> float:
 def added_us(latency_us: Array, drift: float, place: Array) -> Array:
     """Return what a drift added to each row beyond what it added in the middle of the file."""
     found: Array = np.minimum(drift * (place - 0.5), (1.0 - _LEAST_LEFT) * latency_us)
+    return found
+
+
+def with_delay(latency_us: Array, drift: float) -> Array:
+    """Return the prediction with the least expected relative error for a row somewhere in a run that drifts.
+
+    A row that takes f in the middle of the run takes y, as likely anywhere between f - d/2 and f + d/2. The
+    expected ``|p / y - 1|`` is least where p halves the weight 1 / y over that range: at the geometric mean of its
+    ends, ``sqrt(f^2 - d^2 / 4)``. The lower end is at least a fifth of f, as in ``added_us``.
+    """
+    half = abs(drift) / 2.0
+    found: Array = np.sqrt(np.maximum(latency_us - half, _LEAST_LEFT * latency_us) * (latency_us + half))
     return found

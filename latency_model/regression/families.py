@@ -10,15 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
-from latency_model.regression.experts import TILINGS, Tiling, search
+from latency_model.regression.experts import search
 from latency_model.regression.geometry import Array, Geometry
+from latency_model.regression.parts import TILINGS, Tiling
+from latency_model.rows.kernels import split_kernels
 
-__all__ = ["LEAST_ROWS", "by_kernel", "by_fit", "structure"]
+__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "structure"]
 
 LEAST_ROWS = 25
+_MANY_ROWS = 40
 _ROUNDS = 4
 _FORMULAS = 4
 _NUMBER = re.compile(r"\d+")
+_ARGUMENTS = re.compile(r"[<(].*", re.DOTALL)
 
 
 def structure(columns: ConvColumns, sizes: Geometry) -> list[str]:
@@ -32,17 +36,28 @@ def structure(columns: ConvColumns, sizes: Geometry) -> list[str]:
 
 
 def by_kernel(kernels: Sequence[str], structures: Sequence[str]) -> list[str]:
-    """Return a family for each row: its kernels' names, less exact the fewer rows have them.
+    """Return a family for each row: its kernel's name, less exact the fewer rows have it.
 
-    Names that fewer than a fiftieth of the rows have go without their numbers (tile sizes); those that fewer than 25
-    rows then have count as their structure alone.
+    A text may name several kernels, separated by semicolons: the main one counts, and which others run with it,
+    but for those that pad channels, which the formulas know of. Names that fewer than 40 rows have go without their
+    numbers (tile sizes); those that fewer than 25 rows then have count as their structure alone, as do rows
+    without a name.
     """
-    names = [f"{kernel} | {what}" for kernel, what in zip(kernels, structures, strict=True)]
-    many = max(LEAST_ROWS, len(names) // 50)
+    short = {text: _short(text) for text in set(kernels)}
+    names = [short[text] for text in kernels]
     counts = Counter(names)
-    names = [name if counts[name] >= many else _NUMBER.sub("#", name) for name in names]
+    names = [name if counts[name] >= _MANY_ROWS else _NUMBER.sub("#", name) for name in names]
     counts = Counter(names)
-    return [name if counts[name] >= LEAST_ROWS else name.rpartition(" | ")[2] for name in names]
+    return [
+        name if name and counts[name] >= LEAST_ROWS else what
+        for name, what in zip(names, structures, strict=True)
+    ]
+
+
+def _short(text: str) -> str:
+    main, *others = split_kernels(text) or ("",)
+    bare = {_ARGUMENTS.sub("", name).rpartition("::")[2].rpartition(" ")[2] for name in others}
+    return " + ".join([main, *sorted(name for name in bare if "AddPadding" not in name and name not in main)])
 
 
 def by_fit(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, units: int) -> list[str]:
@@ -78,4 +93,6 @@ def _split(sizes: Geometry, latency_us: Array, units: int) -> NDArray[np.int64]:
     return label
 
 
-_SHORT: tuple[Tiling, ...] = tuple(t for t in TILINGS if (t.span, t.channels) in ((1, 16), (128, 64), (64, 64)))
+_SHORT: tuple[Tiling, ...] = tuple(
+    t for t in TILINGS if (t.span, t.channels) in ((1, 16), (128, 64), (64, 64))
+)

@@ -7,7 +7,9 @@ import numpy as np
 from latency_model.columns import ConvColumns
 from latency_model.regression.geometry import Array, Geometry, ceil_to
 
-__all__ = ["baseline_us", "features"]
+__all__ = ["SIZES", "baseline_us", "features"]
+
+SIZES = 23  # features that are amounts: the first
 
 _REMAINDERS = (2, 4, 8, 16, 32, 64)
 _SPANS = (4, 8, 16)

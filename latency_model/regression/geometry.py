@@ -17,9 +17,10 @@ BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _VECTOR_BYTES = 16  # what a GPU and a CPU alike load at once: channel counts are padded to whole vectors
 
 
-def ceil_to(values: Array, step: float) -> Array:
+def ceil_to(values: Array, step: float | Array) -> Array:
     """Return ``values`` rounded up to multiples of ``step``."""
-    return np.ceil(values / step) * step
+    found: Array = np.ceil(values / step) * step
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from latency_model.regression.geometry import Array
 
 __all__ = ["Forest"]
 
-_BLOCK = 1 << 22  # rows times trees that are walked at once
+_BLOCK = 1 << 20  # rows times trees that are walked at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,9 @@ class Forest:
     @classmethod
     def of(cls, trees: Iterable[Any], *, start: float = 0.0, scale: float = 1.0) -> Forest:
         """Return the forest of scikit-learn ``Tree`` objects (``estimator.tree_``)."""
-        parts: dict[str, list[Any]] = {name: [] for name in ("feature", "threshold", "left", "right", "value")}
+        parts: dict[str, list[Any]] = {
+            name: [] for name in ("feature", "threshold", "left", "right", "value")
+        }
         roots, depth, offset = [], 0, 0
         for tree in trees:
             count = tree.node_count
@@ -70,8 +72,21 @@ class Forest:
 
     def predict(self, features: Array) -> Array:
         """Return the sums, shape (n, outputs), of ``features`` of shape (n, number of features)."""
+        made = np.empty((len(features), self.value.shape[1]))
+        for begin, node in self._leaves(features):
+            made[begin : begin + len(node)] = self.value[node].sum(axis=1, dtype=np.float64)
+        return self.start + self.scale * made
+
+    def each(self, features: Array) -> Array:
+        """Return what every tree says alone, its first output, shape (n, trees)."""
+        made = np.empty((len(features), len(self.roots)))
+        for begin, node in self._leaves(features):
+            made[begin : begin + len(node)] = self.value[node, 0]
+        return made
+
+    def _leaves(self, features: Array) -> Iterator[tuple[int, NDArray[np.int32]]]:
+        """Yield blocks of rows: the first row, and the leaf of each row in each tree."""
         rows = np.ascontiguousarray(features, dtype=np.float32)
-        made = np.empty((len(rows), self.value.shape[1]))
         step = max(1, _BLOCK // len(self.roots))
         for begin in range(0, len(rows), step):
             block = rows[begin : begin + step]
@@ -80,8 +95,7 @@ class Forest:
             for _ in range(self.depth):
                 goes_left = block[place, self.feature[node]] <= self.threshold[node]
                 node = np.where(goes_left, self.left[node], self.right[node])
-            made[begin : begin + step] = self.value[node].sum(axis=1, dtype=np.float64)
-        return self.start + self.scale * made
+            yield begin, node
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what ``from_arrays`` makes the same forest of."""
@@ -93,9 +107,18 @@ class Forest:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Forest:
         """Return the forest whose ``arrays`` these are."""
-        names = ("feature", "threshold", "left", "right", "value", "roots")
         depth, start, scale = arrays["numbers"].tolist()
-        return cls(*(arrays[name] for name in names), int(depth), start, scale)
+        return cls(
+            feature=arrays["feature"],
+            threshold=arrays["threshold"],
+            left=arrays["left"],
+            right=arrays["right"],
+            value=arrays["value"],
+            roots=arrays["roots"],
+            depth=int(depth),
+            start=start,
+            scale=scale,
+        )
 
 
 def _below(threshold: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -64,7 +64,7 @@ def test_estimate_from_a_table_and_from_a_model_agree(path, table, tmp_path):
     text = call("estimate", "digits_resnet", "--table", path, "--confidence", "0.5")
     assert "10 convolutions" in text
     assert "layer1.0.conv2" in text
-    assert "1.000 x sum" in call("fit", path, "--out", tmp_path / "model")
+    assert "as 1 measured network" in call("fit", path, "--out", tmp_path / "model")
 
 
 def test_estimate_says_what_it_needs(path, table, tmp_path):

@@ -1,0 +1,96 @@
+"""Networks of a table of a CPU through ONNX Runtime: corrected operator by operator, in estimates and matrices."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from latency_model.corrections import TermsCorrection
+from latency_model.environment import Environment
+from latency_model.estimate import explain
+from latency_model.harvest import harvest
+from latency_model.measurement import NetworkRow
+from latency_model.model import LatencyModel
+from latency_model.table import LatencyTable
+from latency_model.zoo import load_model
+
+CPU = Environment("Test CPU", "cpu", "onnxruntime", "1.0")
+FAMILIES = ("vgg11", "resnet18", "resnet50", "squeezenet1_0", "mnasnet1_0")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return harvest(load_model("digits_resnet", seed=0), batch=1)
+
+
+@pytest.fixture(scope="module")
+def table(synthetic, network):
+    """A table with eight networks that take 30 % more than their rows, and 20 us for the call."""
+    table = synthetic.table_of(network, step=16, environment=CPU)
+    shapes = [shape for _, shape in network.shapes()]
+    networks = []
+    for place, name in enumerate(FAMILIES * 2):
+        some = tuple(shapes[: 3 + place % 7])
+        whole = 1.3 * sum(table[shape].latency_us for shape in some) + 20
+        networks.append(NetworkRow(f"{name}-{place}", some, synthetic.measurement(whole)))
+    return dataclasses.replace(table, networks=tuple(networks))
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return LatencyModel.fit([table])
+
+
+def test_the_correction_is_one_of_terms_and_knows_its_families(model):
+    assert isinstance(model.correction, TermsCorrection)
+    assert model.correction.networks == 10
+    assert model.families is not None
+    assert set(model.families.sizes.values()) == {2}
+    left_out = model.left_out()
+    assert len(left_out) == 10
+    assert np.mean([abs(n.predicted_us / n.measured_us - 1) for n in left_out]) < 0.05
+
+
+def test_shares_and_the_call_are_the_estimate(model, network):
+    estimate = model.estimate(network)
+    shares = sum(part.corrected_us for part in (*estimate.sites, *estimate.ops))
+    assert estimate.latency_us == pytest.approx(shares + model.correction.call_us)
+    assert estimate.latency_us == pytest.approx(1.3 * estimate.raw_sum_us + 20, rel=0.1)
+    assert estimate.low_us <= estimate.latency_us <= estimate.high_us
+    assert estimate.low_us < estimate.high_us
+    assert "by each operator's kind" in explain(estimate)
+
+
+def test_corrected_matrices_at_full_width_are_the_shares(model, network):
+    matrices = model.matrices(network, corrected=True)
+    estimate = model.estimate(network)
+    for site, part in zip(network.sites, estimate.sites, strict=True):
+        matrix = matrices[site.name]
+        assert matrix.flat[-1] == pytest.approx(part.corrected_us)
+        assert matrix.flat[0] == 0
+        for axis in range(matrix.ndim):
+            assert (np.diff(matrix, axis=axis) >= -1e-9).all()
+    plain = model.matrices(network)
+    assert any((plain[name] != matrices[name]).any() for name in plain)
+
+
+def test_a_saved_model_keeps_terms_and_families(model, network, tmp_path):
+    model.save(tmp_path)
+    loaded = LatencyModel.load(tmp_path)
+    assert loaded.correction == model.correction
+    assert loaded.estimate(network) == model.estimate(network)
+
+
+def test_few_families_give_no_interval_of_families(table):
+    few = dataclasses.replace(table, networks=table.networks[:3])
+    model = LatencyModel.fit([few])
+    assert model.families is None
+    assert isinstance(model.correction, TermsCorrection)
+    assert LatencyModel.fit([dataclasses.replace(table, networks=())]).correction.networks == 0
+
+
+def test_networks_of_other_runtimes_are_corrected_by_slope_and_offset(table):
+    other = LatencyTable(dataclasses.replace(CPU, runtime="torch"), table.rows, table.networks)
+    model = LatencyModel.fit([other])
+    assert not isinstance(model.correction, TermsCorrection)
+    assert model.left_out() == ()
