@@ -24,9 +24,10 @@ from latency_model.files import write_json
 from latency_model.regression.drift import added_us
 from latency_model.regression.features import features
 from latency_model.regression.geometry import Geometry
-from latency_model.regression.regressor import RowRegressor, restored, state
+from latency_model.regression.regressor import RowRegressor
+from latency_model.regression.state import restored, state
 from latency_model.rows import RowSet, read_rows
-from latency_model.transfer import transfer, units_of
+from latency_model.transfer import processors_of, transfer
 
 FILES = {"A100": "a100_80gb_pcie", "V100": "v100_pcie_32gb", "T4": "t4"}
 PAIRS = (("V100", "T4"), ("A100", "V100"), ("A100", "T4"), ("T4", "A100"), ("T4", "V100"), ("V100", "A100"))
@@ -94,14 +95,17 @@ def main() -> None:
         clean[name] = given.latency_us - added_us(given.latency_us, full[name].drift_us, place)
         order = np.random.default_rng(0).permutation(count)
         test, train = np.sort(order[: count // 5]), np.sort(order[count // 5 :])
-        predicted = fitted(given, train, options.cache / f"{name}_part").predict(given.columns.take(test))
-        bar[name] = error(predicted, given.latency_us[test]), error(predicted, clean[name][test])
+        part, other = fitted(given, train, options.cache / f"{name}_part"), given.columns.take(test)
+        bar[name] = (
+            error(part.predict(other), given.latency_us[test]),
+            error(part.predict(other, without_drift=True), clean[name][test]),
+        )
         print(f"{name} fitted on 80 %: raw {bar[name][0]:.2%}, clean {bar[name][1]:.2%}", flush=True)
     lines = []
     for known, new in PAIRS[: options.pairs]:
         given, count = rows[new], len(rows[new])
         seen = features(given.columns, Geometry.of(given.columns))
-        there = np.log(full[known].predict(given.columns))
+        there = np.log(full[known].predict(given.columns, without_drift=True))
         place = np.linspace(0.0, 1.0, count)
         for number in options.samples:
             for seed in range(options.seeds):
@@ -115,10 +119,13 @@ def main() -> None:
                     latency,
                     kernels=None if options.no_names else [str(given.main_kernels[row]) for row in few],
                     place=place[few],
-                    units=None if options.no_names else units_of(given.device),
+                    units=None if options.no_names else processors_of(given.device),
                 )
                 seconds = time.perf_counter() - begin
-                predicted, low, high = made.interval(given.columns.take(other))
+                asked = given.columns.take(other)
+                predicted, low, high = made.interval(asked, without_drift=True)
+                drifted, raw_low, raw_high = made.interval(asked)
+                sums = made.expected(asked)
                 truth = clean[new][other]
                 line = {
                     "from": known,
@@ -127,11 +134,12 @@ def main() -> None:
                     "seed": seed,
                     "names": not options.no_names,
                     "clean": error(predicted, truth),
-                    "raw": error(predicted, measured),
+                    "raw": error(drifted, measured),
                     "clean_ratio": error(predicted, truth) / bar[new][1],
-                    "raw_ratio": error(predicted, measured) / bar[new][0],
-                    "bias": float(predicted.sum() / truth.sum() - 1.0),
+                    "raw_ratio": error(drifted, measured) / bar[new][0],
+                    "bias_of_sum": float(sums.sum() / truth.sum() - 1.0),
                     "within_90": float(np.mean((low <= truth) & (truth <= high))),
+                    "raw_within_90": float(np.mean((raw_low <= measured) & (measured <= raw_high))),
                     "drift_us": made.drift_us,
                     "units": made.units,
                     "fit_s": seconds,
@@ -154,6 +162,8 @@ def main() -> None:
                 "clean_ratio",
                 "raw_ratio",
                 "within_90",
+                "raw_within_90",
+                "bias_of_sum",
                 "one_factor_clean",
                 "affine_clean",
             )

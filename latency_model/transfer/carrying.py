@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latency_model.regression.experts import TILINGS, UNITS, Expert, Tiling
+from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Array, Geometry
+from latency_model.regression.parts import TILINGS, Tiling
+from latency_model.regression.units import UNITS
 from latency_model.transfer.scaling import ERROR, Scaled, contributions, scale, scaled_expert
 
 __all__ = ["Carried", "carry", "find_units", "same_algorithm"]
@@ -33,7 +35,9 @@ def same_algorithm(tiling: Tiling) -> list[Tiling]:
     def of(one: Tiling) -> tuple[int, int, int, int]:
         return one.images, one.rows, one.columns, one.products
 
-    return [replace(one, depth=tiling.depth) for one in TILINGS if of(one) == of(tiling)]
+    return [
+        replace(one, depth=tiling.depth, padded=tiling.padded) for one in TILINGS if of(one) == of(tiling)
+    ]
 
 
 def carry(
@@ -77,7 +81,7 @@ def find_units(experts: Sequence[Expert], sizes: Geometry, chance: Array, latenc
     """Return the number of processors whose waves fit the rows best.
 
     A hundred rows tell it within a factor of about two, fewer less; a number near the other device's is believed
-    more easily. A name tells it exactly (``units_of``).
+    more easily. A name tells it exactly (``processors_of``).
     """
     if all(expert.units == 1 for expert in experts):
         return 1  # the other device, a CPU, shows no waves

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
 from latency_model.conformal import Conformal
-from latency_model.regression import regressor as rows
+from latency_model.regression import state as rows
+from latency_model.regression.drift import with_delay
 from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.regressor import RowRegressor
@@ -23,6 +24,7 @@ __all__ = ["DeviceTransfer", "Frame", "Mean", "restored", "state"]
 
 # Inputs of the process are brought to like sizes; a difference of costs counts for more than one of sizes.
 _RATIO, _BETWEEN, _APART, _LEFT = 7.0, 3.0, 7.0, 10.0
+_LEAST_LEFT = 0.2  # of a latency, whatever the drift
 _SHARED = 0.5  # of what the other device's formulas leave over, expected to be left over here too
 
 
@@ -76,19 +78,42 @@ class DeviceTransfer:
     own: RowRegressor | None = None
     own_weight: float = 0.0
 
-    def predict(self, columns: ConvColumns) -> Array:
-        """Return microseconds, shape (n,)."""
-        return self._predict(columns)[0]
+    def predict(self, columns: ConvColumns, *, without_drift: bool = False) -> Array:
+        """Return microseconds, shape (n,).
+
+        Where a drift was found each row is taken to be as likely anywhere in the run, see ``drift.with_delay``;
+        ``without_drift`` returns what it would take in its middle.
+        """
+        found, _ = self._predict(columns)
+        return with_delay(found, self.drift_us) if self.drift_us and not without_drift else found
+
+    def expected(self, columns: ConvColumns) -> Array:
+        """Return the mean microseconds, shape (n,): what many such convolutions take together, as in a sum."""
+        found, apart = self._predict(columns)
+        mean: Array = found * np.exp(apart**2 / 2.0)
+        return mean
 
     def spread(self, columns: ConvColumns) -> Array:
         """Return how far off a prediction may typically be, relative to it."""
         return self._predict(columns)[1]
 
-    def interval(self, columns: ConvColumns, *, confidence: float = 0.9) -> tuple[Array, Array, Array]:
-        """Return (predicted_us, low_us, high_us), each of shape (n,), whose bounds hold with ``confidence``."""
+    def interval(
+        self, columns: ConvColumns, *, confidence: float = 0.9, without_drift: bool = False
+    ) -> tuple[Array, Array, Array]:
+        """Return (predicted_us, low_us, high_us), each of shape (n,), whose bounds hold with ``confidence``.
+
+        A drift that was found makes them wider, as the row may stand anywhere in the run.
+        """
         middle, apart = self._predict(columns)
         low, high = self.intervals.interval(middle, apart, confidence=confidence)
-        return middle, np.minimum(low, middle), np.maximum(high, middle)
+        if not self.drift_us or without_drift:
+            return middle, np.minimum(low, middle), np.maximum(high, middle)
+        reach = confidence * abs(self.drift_us) / 2.0
+        # Independent errors add up as squares; a latency stays positive.
+        low = np.maximum(middle - np.hypot(np.maximum(middle - low, 0.0), reach), _LEAST_LEFT * low)
+        high = middle + np.hypot(np.maximum(high - middle, 0.0), reach)
+        found = with_delay(middle, self.drift_us)
+        return found, np.minimum(low, found), np.maximum(high, found)
 
     def beyond(self, columns: ConvColumns) -> NDArray[np.bool_]:
         """Return which convolutions are outside what the other device's rows span: extrapolated."""
@@ -105,9 +130,12 @@ class DeviceTransfer:
         mean = mixed(view, carried, costs, self.named, chance)
         correction, apart = self.process.predict(*inputs(view, mean, self.frame))
         plain = view.predicted + np.log(self.factor)
-        found = (1.0 - self.factor_weight) * (mean.middle + correction) + self.factor_weight * plain
+        corrected = mean.middle + correction
+        found = corrected + self.factor_weight * (plain - corrected)
         if self.own is not None:
-            found = (1.0 - self.own_weight) * found + self.own_weight * np.log(self.own.predict(columns))
+            found += self.own_weight * (np.log(self.own.predict(columns)) - found)
+        # Where the models disagree the mean of them is off by as much as it was moved.
+        apart = np.hypot(apart, found - corrected)
         return np.exp(found), apart
 
 

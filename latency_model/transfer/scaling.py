@@ -14,13 +14,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from latency_model.regression.experts import Expert, parts
+from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Array, Geometry
+from latency_model.regression.parts import parts
 
 __all__ = ["ERROR", "Scaled", "contributions", "scale", "scaled_expert"]
 
-# Which of the parts of a formula are scaled together: compute, moved pixels, weights, waves, constant.
-GROUPS = ((0, 1, 2), (3, 4, 8, 9), (5,), (6,), (7,))
+# Which of ``regression.parts`` are scaled together: arithmetic, moved pixels, moved weights, waves, constants.
+GROUPS = (
+    (0, 1, 3, 5, 7, 16, 18, 19, 21, 22, 24),
+    (9, 10, 12, 13, 17, 20, 23, 26, 31),
+    (11, 27, 29, 32, 34),
+    (2, 4, 6, 8, 15),
+    (14, 25, 28, 30, 33),
+)
 _OWN = 0.25  # how far a formula's factor may typically be from the common one, relative
 _COMMON = 0.3  # how far the common factor may be from the typical ratio of the devices
 ERROR = 0.07  # of a formula

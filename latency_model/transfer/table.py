@@ -12,11 +12,12 @@ from latency_model.columns import ConvColumns
 from latency_model.errors import ModelError
 from latency_model.lookup.keys import fields_of
 from latency_model.regression.geometry import Array
-from latency_model.regression.regressor import RowRegressor, Settings
+from latency_model.regression.growing import Settings
+from latency_model.regression.regressor import RowRegressor
 from latency_model.rows import RowSet
 from latency_model.transfer.device import DeviceTransfer
 from latency_model.transfer.fitting import transfer
-from latency_model.transfer.units import units_of
+from latency_model.transfer.processors import processors_of
 
 __all__ = ["TransferredTable", "transfer_table"]
 
@@ -74,7 +75,7 @@ def transfer_table(
         few,
         kernels=_kernels(samples),
         place=places,
-        units=units or units_of(samples.device),
+        units=units or processors_of(samples.device),
         settings=settings,
     )
     wanted = source_rows.columns if wanted is None else wanted

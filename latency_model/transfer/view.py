@@ -43,5 +43,9 @@ def look(source: RowRegressor, columns: ConvColumns) -> View:
     mixed = np.log((chance * np.exp(costs)).sum(axis=1))
     equal = 1.0 / len(source.experts)
     return View(
-        sizes, plain, (1.0 - _DOUBT) * chance + _DOUBT * equal, np.log(source.predict(columns)), mixed
+        sizes,
+        plain,
+        (1.0 - _DOUBT) * chance + _DOUBT * equal,
+        np.log(source.predict(columns, without_drift=True)),
+        mixed,
     )

@@ -2,19 +2,27 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from latency_model.regression.experts import Expert, Tiling
+from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Geometry
-from latency_model.transfer import units_of
+from latency_model.regression.parts import Tiling, parts
+from latency_model.transfer import processors_of
 from latency_model.transfer.carrying import carry, find_units, same_algorithm
 from latency_model.transfer.drift import few_rows_drift_us
 from latency_model.transfer.naming import label_rows
 from latency_model.transfer.process import Process, _covariance, _minus_log_likelihood
-from latency_model.transfer.scaling import contributions, scale, scaled_expert
+from latency_model.transfer.scaling import GROUPS, contributions, scale, scaled_expert
 from latency_model.transfer.table import _places
 
 
-def expert(weights=(0, 80, 0, 1, 1, 20, 20, 3, 0.5, 0.5), units=80, tiling=None):
-    return Expert(tiling or Tiling(span=128, channels=128), units, tuple(map(float, weights)), 0.0)
+def expert(units=80, tiling=None):
+    weights = np.zeros(35)
+    weights[[1, 2, 9, 10, 11, 14, 25]] = 80.0, 20.0, 1.0, 1.0, 20.0, 3.0, 0.5
+    return Expert(tiling or Tiling(span=128, channels=128), units, tuple(weights), 0.0)
+
+
+def test_every_part_is_in_one_group(columns):
+    count = parts(Geometry.of(columns(1)), Tiling(), 80).shape[1]
+    assert sorted(part for group in GROUPS for part in group) == list(range(count))
 
 
 def test_contributions_add_up_to_the_formula(columns):
@@ -92,7 +100,7 @@ def test_processors_are_found(columns):
     ],
 )
 def test_names_of_devices(name, units):
-    assert units_of(name) == units
+    assert processors_of(name) == units
 
 
 def test_rare_kernels_go_without_numbers_or_without_family():

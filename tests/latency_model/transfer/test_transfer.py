@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 
 from latency_model.errors import ModelError
-from latency_model.regression.experts import Expert, Tiling
+from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Geometry
-from latency_model.regression.regressor import RowRegressor, Settings
+from latency_model.regression.growing import Settings
+from latency_model.regression.parts import Tiling
+from latency_model.regression.regressor import RowRegressor
 from latency_model.rows import RowSet
 from latency_model.transfer import restored, state, transfer, transfer_table
 
 SMALL = Settings(classifying=10, boosted=20, averaged=10, rate=0.2)
-SLOW = Expert(Tiling(span=128, channels=128), 80, (0, 80, 0, 1, 1, 20, 20, 2, 0.5, 0.5), 0.0)
-FAST = Expert(Tiling(16, 4, 4, 36, 64, 64, 8), 80, (0, 70, 0, 9, 9, 40, 20, 3, 0.5, 0.5), 0.0)
+
+
+def expert(tiling, work, waves, moved, weights, constant):
+    parts = np.zeros(35)
+    parts[[1, 2, 9, 10, 11, 14]] = work, waves, moved, moved, weights, constant
+    return Expert(tiling, 80, tuple(parts), 0.0)
+
+
+SLOW = expert(Tiling(span=128, channels=128), 80, 20, 1, 20, 2)
+FAST = expert(Tiling(16, 4, 4, 36, 64, 64, 8), 70, 20, 9, 40, 3)
 
 
 def off(predicted, measured):
@@ -35,7 +45,8 @@ def new_device(columns):
     """The same algorithms: half the processors, smaller tiles for one, memory less slower than arithmetic."""
     sizes = Geometry.of(columns)
     slow = replace(SLOW, units=40, tiling=Tiling(span=64, channels=64))
-    times = np.array([2.0, 2.0, 2.0, 1.4, 1.4, 1.4, 1.0, 1.2, 1.4, 1.4])
+    times = np.ones(35)
+    times[[1, 9, 10, 11, 14]] = 2.0, 1.4, 1.4, 1.4, 1.2
     both = np.column_stack(
         [
             replace(each, units=40, weights=tuple(np.array(each.weights) * times)).predict(sizes)
@@ -87,6 +98,7 @@ def test_a_new_device_is_predicted_from_sixty_rows(world, made, columns):
     assert off(device.predict(other), truth) < 0.5 * off(factor, truth)
     middle, low, high = device.interval(other)
     assert ((low <= truth) & (truth <= high)).mean() > 0.8
+    assert device.expected(other).sum() == pytest.approx(truth.sum(), rel=0.05)
     assert (low <= middle).all() and (middle <= high).all()
     assert ((high - low) / middle).mean() < 0.4
     assert device.spread(other).shape == (500,) and (device.spread(other) > 0).all()
@@ -136,7 +148,11 @@ def test_a_drift_of_the_samples_is_taken_out(world, columns):
     truth = new_device(other)[0]
     without = transfer(world[3], few, slower, kernels=kernels, units=40, settings=SMALL, place=still)
     assert without.drift_us == 0.0
-    assert off(found.predict(other), truth) < off(without.predict(other), truth)
+    assert off(found.predict(other, without_drift=True), truth) < off(without.predict(other), truth)
+    somewhere = truth + 200.0 * (np.random.default_rng(1).uniform(size=300) - 0.5)
+    assert off(found.predict(other), somewhere) < off(found.predict(other, without_drift=True), somewhere)
+    _, low, high = found.interval(other)
+    assert ((low <= somewhere) & (somewhere <= high)).mean() > 0.8
 
 
 def test_many_samples_have_a_regression_of_their_own(world, columns):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["units_of"]
+__all__ = ["processors_of"]
 
 # Streaming multiprocessors, from the vendors' data sheets. Longer names before those that they begin with.
 _UNITS = (
@@ -26,10 +26,10 @@ _UNITS = (
 )
 
 
-def units_of(device: str | None) -> int | None:
+def processors_of(device: str | None) -> int | None:
     """Return the processors of the GPU of this name, None for a name that is not known.
 
-    >>> units_of("Tesla V100-PCIE-32GB"), units_of("some accelerator")
+    >>> processors_of("Tesla V100-PCIE-32GB"), processors_of("some accelerator")
     (80, None)
     """
     name = (device or "").lower()
