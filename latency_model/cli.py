@@ -7,6 +7,7 @@ import typer
 from latency_model.estimate_cli import estimate, explain
 from latency_model.fit_cli import fit
 from latency_model.tables_cli import tables
+from latency_model.transfer_cli import transfer
 
 __all__ = ["app"]
 
@@ -15,3 +16,4 @@ app.add_typer(tables, name="tables")
 app.command(epilog="Example: gharial fit table.parquet --out model")(fit)
 app.command(epilog="Example: gharial estimate resnet20 --table table.parquet --batch 1")(estimate)
 app.command(epilog="Example: gharial explain resnet20 --table table.parquet --batch 1")(explain)
+app.command(epilog="Example: gharial transfer a100.csv --samples h100_few.csv --out h100.parquet")(transfer)
