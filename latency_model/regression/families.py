@@ -26,13 +26,19 @@ _ARGUMENTS = re.compile(r"[<(].*", re.DOTALL)
 
 
 def structure(columns: ConvColumns, sizes: Geometry) -> list[str]:
-    """Return what no two formulas share, as text: 1x1 or larger kernel, strided, depthwise, precision."""
+    """Return what no two formulas share: 1x1 or larger window, strided, depthwise or grouped, precision."""
     precisions = [kind.precision for kind in columns.kinds]
-    point, strided = sizes.taps == 1, sizes.stride > 1
-    return [
-        f"{'dw' if dw else '1x1' if p else 'kxk'}{' s' if s else ''} {precisions[kind]}"
-        for dw, p, s, kind in zip(sizes.depthwise, point, strided, columns.kind.tolist(), strict=True)
-    ]
+    each = sizes.outputs / sizes.groups
+    grouped = (sizes.groups > 1) & ~sizes.depthwise
+    whole = grouped & (sizes.depth % 16 == 0) & (each % 16 == 0)
+    parts = zip(
+        np.where(sizes.depthwise, "dw", np.where(sizes.taps == 1, "1x1", "kxk")).tolist(),
+        np.where(sizes.stride > 1, " s", "").tolist(),
+        np.where(whole, " g16", np.where(grouped, " g", "")).tolist(),
+        columns.kind.tolist(),
+        strict=True,
+    )
+    return [f"{window}{strided}{groups} {precisions[kind]}" for window, strided, groups, kind in parts]
 
 
 def by_kernel(kernels: Sequence[str], structures: Sequence[str]) -> list[str]:

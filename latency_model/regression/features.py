@@ -13,6 +13,7 @@ SIZES = 23  # features that are amounts: the first
 
 _REMAINDERS = (2, 4, 8, 16, 32, 64)
 _SPANS = (4, 8, 16)
+_BLOCKS = (4, 16)
 _TILES = ((64, 32), (64, 64), (128, 64), (128, 128), (256, 128))
 _PATTERN_PARTS = ("bias", "add", "relu", "clip", "hardswish", "silu")
 _PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -52,6 +53,11 @@ def features(columns: ConvColumns, sizes: Geometry) -> Array:
     found += [(-s.pixels) % 128, (-s.depth) % 8]
     lowest_in, lowest_out = np.gcd(columns.in_channels, 64), np.gcd(columns.out_channels, 64)
     found += [lowest_in, lowest_out, np.minimum(lowest_in, lowest_out), s.depthwise, s.vector]
+    # What a group has decides which path a grouped convolution takes: whole blocks of 16 on a CPU, say.
+    each = s.outputs / s.groups
+    for step in _BLOCKS:
+        found += [(-s.depth) % step, (-each) % step]
+    found += [np.log(each), s.depth >= 16, each >= 16, (s.depth % 16 == 0) & (each % 16 == 0)]
     words = [kind.pattern.split("+") for kind in columns.kinds]
     for part in _PATTERN_PARTS:
         found.append(_by_kind(columns, [float(part in word) for word in words]))
