@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the three files")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/transfer.csv"))
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/transfer_cache"))
+    parser.add_argument("--cache", type=Path, default=Path(".transfer_cache"))
     parser.add_argument("--samples", type=int, nargs="+", default=[30, 100, 300])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="how many of the pairs")

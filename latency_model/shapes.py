@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from latency_model.errors import InputError
 
-__all__ = ["PATTERNS", "PRECISIONS", "ConvShape"]
+__all__ = ["BYTES", "PATTERNS", "PRECISIONS", "ConvShape"]
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+# Bytes of one number in memory; tf32 is a way to compute, stored as fp32.
+BYTES: Mapping[str, int] = MappingProxyType({"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1})
 # What the runtime executes together with the convolution, in execution order; "conv" is the bare operator.
 PATTERNS = tuple(
     "+".join(filter(None, ("conv", bias, add, act)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from latency_model.errors import InputError
 from latency_model.network import OpSite, Site
 from latency_model.ops import Config, OpShape
-from latency_model.shapes import ConvShape
+from latency_model.shapes import BYTES, ConvShape
 
-__all__ = ["BYTES", "PARTS", "Caches", "Moved", "moved", "moved_at_counts", "part_of", "weight_bytes"]
+__all__ = ["PARTS", "Caches", "Moved", "moved", "moved_at_counts", "part_of", "weight_bytes"]
 
 Array = NDArray[np.float64]
-BYTES: Mapping[str, int] = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 PARTS = ("dense", "grouped", "depthwise", "op", "reorder")
 
 

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from latency_model.errors import InputError
 from latency_model.network import NetworkCost, OpSite
 from latency_model.ops import OpShape
-from latency_model.shapes import ConvShape
+from latency_model.shapes import BYTES, ConvShape
 
 __all__ = ["RUNTIMES", "Kernel", "kernels_of"]
 
 # Which runtimes this module knows: every epilogue a kernel of its own, or one kernel for all of a pattern.
 RUNTIMES = ("onnxruntime-cuda", "fused")
 _IMAGE = 4  # up to so many channels the transpose to NHWC cannot read whole lines
-_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _EPILOGUE = {"relu": ("unary",), "clip": ("unary",), "silu": ("unary",), "hardswish": ("unary", "binary")}
 _KINDS = {
     **dict.fromkeys(("Relu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "LeakyRelu", "QuickGelu"), "unary"),
@@ -83,7 +82,7 @@ def kernels_of(
         size = _in(shape)
         made.append(Kernel(_transpose(shape.in_channels), f"{image.name}.image", size, size))
     for site, shape in network.shapes(full):
-        weights = shape.weights * _BYTES[shape.precision]
+        weights = shape.weights * BYTES[shape.precision]
         made.append(Kernel("conv", site.name, _in(shape) + weights, _out(shape), shape))
         made += _epilogue(site.name, shape) if separate else ()
     for op, found in network.op_shapes(full):
@@ -95,11 +94,11 @@ def kernels_of(
 
 
 def _in(shape: ConvShape) -> int:
-    return shape.batch * shape.in_channels * shape.height * shape.width * _BYTES[shape.precision]
+    return shape.batch * shape.in_channels * shape.height * shape.width * BYTES[shape.precision]
 
 
 def _out(shape: ConvShape) -> int:
-    return shape.batch * shape.out_channels * shape.out_height * shape.out_width * _BYTES[shape.precision]
+    return shape.batch * shape.out_channels * shape.out_height * shape.out_width * BYTES[shape.precision]
 
 
 def _transpose(channels: int) -> str:
@@ -115,7 +114,7 @@ def _epilogue(name: str, shape: ConvShape) -> Iterator[Kernel]:
 
 
 def _operator(op: OpSite, shape: OpShape, separate: bool) -> Iterator[Kernel]:
-    width = _BYTES[shape.precision]
+    width = BYTES[shape.precision]
     reads = [math.prod(size) * width for size in shape.inputs]
     weights = sum(math.prod(size) for size in shape.weights) * width
     kind = _KINDS.get(shape.op, "unknown")
@@ -141,7 +140,7 @@ def _operator(op: OpSite, shape: OpShape, separate: bool) -> Iterator[Kernel]:
 
 
 def _gemm(op: OpSite, shape: OpShape, separate: bool) -> Iterator[Kernel]:
-    width = _BYTES[shape.precision]
+    width = BYTES[shape.precision]
     rows, inputs = math.prod(shape.inputs[0][:-1]), shape.inputs[0][-1]
     outputs = shape.weights[0][0] if shape.weights else inputs
     read, written = rows * inputs * width, rows * outputs * width

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
+from latency_model.shapes import BYTES
 
 __all__ = ["Array", "Geometry", "ceil_to"]
 
 Array = NDArray[np.float64]
-# Bytes of one number; tf32 is stored as fp32.
-BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _VECTOR_BYTES = 16  # what a GPU and a CPU alike load at once: channel counts are padded to whole vectors
 
 
