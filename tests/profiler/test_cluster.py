@@ -122,7 +122,7 @@ def test_a_back_end_that_no_node_can_open_is_one_sentence(ray, out):
 
 def test_too_many_workers_for_the_cluster_are_said(ray):
     says = r"1 of 3 workers found no place.*--workers"
-    with pytest.raises(InputError, match=says), fleet(count=3, time_limit_s=4.0):
+    with pytest.raises(InputError, match=says), fleet(count=3, time_limit_s=20.0):
         pass
 
 
