@@ -151,9 +151,10 @@ def by_kernels(
     parts = [site.latency_us for site in (*sites, *ops)]
     raw = math.fsum(parts)
     value = prices.correction.apply(raw, len(kernels))
-    slope, launch = prices.correction.slope, prices.correction.per_kernel_us
-    sites = [replace(part, corrected_us=slope * part.latency_us + launch) for part in sites]
-    ops = [replace(part, corrected_us=slope * part.latency_us + launch) for part in ops]
+    sites, ops = (
+        [replace(p, corrected_us=prices.correction.operator_us(p.shape, p.latency_us)) for p in some]
+        for some in (sites, ops)
+    )
     if prices.families is not None:
         bottom, top = prices.families.interval(value, confidence=confidence)
     else:

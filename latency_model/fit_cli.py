@@ -53,7 +53,7 @@ def fit(
     json: AsJson = False,
 ) -> None:
     """Fit a latency model on tables or plain rows, and a correction on whole networks."""
-    from latency_model.fit_report import summary, write_report
+    from latency_model.fit_report import headline, summary, write_report
     from latency_model.fitting import fit_files, report_facts
 
     paths = [find_table(text) for text in given]
@@ -69,7 +69,11 @@ def fit(
     if json:
         console.print_json({**_json(fitted, out), "figures": figures})
         return
-    _print(fitted, out, figures)
+    _print(fitted, out)
+    for figure in headline(figures) if figures is not None else ():
+        console.out.print(
+            f"{figure.of}: {figure.name} {figure.value} ({figure.note})", highlight=False, soft_wrap=True
+        )
     if report and facts is not None:
         console.out.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
@@ -86,7 +90,7 @@ def _json(fitted: Fitted, out: Path) -> dict[str, Any]:
     }
 
 
-def _print(fitted: Fitted, out: Path, figures: dict[str, Any] | None) -> None:
+def _print(fitted: Fitted, out: Path) -> None:
     model = fitted.model
     correction = model.correction if model.prices is None else model.prices.correction
     console.out.print(f"model of {len(model.table)} rows in {out}", highlight=False)
@@ -98,8 +102,5 @@ def _print(fitted: Fitted, out: Path, figures: dict[str, Any] | None) -> None:
     else:
         text = "no correction: the tables have no whole network that their rows cover"
     console.out.print(text, highlight=False)
-    for name, value in (figures or {}).items():
-        if isinstance(value, float | int) and not isinstance(value, bool):
-            console.out.print(f"{name}: {value:.4g}", highlight=False)
     for note in (*fitted.notes, *model.notes):
         console.out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)

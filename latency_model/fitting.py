@@ -14,11 +14,11 @@ from latency_model.model import LatencyModel
 from latency_model.networks import read_networks, samples_of_rows
 from latency_model.networks.glue import GlueSample
 from latency_model.networks.prices import LeftOutNetwork
-from latency_model.row_model import FEWEST, LeftOut
+from latency_model.row_model import FEWEST, LeftOut, RowModel
 from latency_model.rows import RowSet, load_tables, main_kernel
 
 if TYPE_CHECKING:
-    from latency_model.fit_report import FitFacts, NetworkFact
+    from latency_model.fit_report import FitFacts, NetworkFact, Staircase
 
 __all__ = ["Fitted", "fit_files", "report_facts"]
 
@@ -46,7 +46,7 @@ def fit_files(
 ) -> Fitted:
     """Fit a model on tables and plain rows of one environment.
 
-    ``networks`` is a file of measured networks. A regression is left out, with a note, for fewer than 30 rows.
+    ``networks`` is a file of measured networks. A regression is left out, with a note, for fewer than 40 rows.
     Raises ``InputError`` and its kin for files that do not fit, ``ModelError`` for networks that have convolutions
     without a price.
     """
@@ -84,24 +84,29 @@ def _measured_rows(model: LatencyModel, left_out: LeftOut) -> tuple[ConvColumns,
 
 def report_facts(fitted: Fitted, *, title: str, confidence: float = 0.9) -> FitFacts | None:
     """Return what the report of a fit shows, None when there is neither a regression nor a measured network."""
-    from latency_model.fit_report import FitFacts, staircases
+    from latency_model.fit_report import FitFacts
 
     model, left_out = fitted.model, fitted.rows
-    if left_out is None or model.rows is None:
+    if left_out is None and not fitted.networks:
         return None
-    columns, measured = _measured_rows(model, left_out)
-    inside = np.zeros(len(columns), dtype=bool)
-    low, high = model.rows.around(left_out.predicted_us, left_out.spread, inside, confidence)
+    none = np.zeros(0)
+    columns, measured, predicted, low, high = ConvColumns.of([]), none, none, none, none
+    family: tuple[str, ...] = ()
+    if left_out is not None and model.rows is not None:
+        columns, measured = _measured_rows(model, left_out)
+        predicted, family = left_out.predicted_us, left_out.family
+        inside = np.zeros(len(columns), dtype=bool)
+        low, high = model.rows.around(predicted, left_out.spread, inside, confidence)
     environment = model.table.environment
     facts = FitFacts(
         title=title,
         columns=columns,
         measured_us=measured,
-        predicted_us=left_out.predicted_us,
+        predicted_us=predicted,
         low_us=low,
         high_us=high,
         confidence=confidence,
-        family=[main_kernel(name) for name in left_out.family],
+        family=[main_kernel(name) for name in family],
         networks=[_network_fact(model, network, confidence) for network in fitted.networks],
         notes=(*fitted.notes, *model.notes),
         facts=(
@@ -111,7 +116,16 @@ def report_facts(fitted: Fitted, *, title: str, confidence: float = 0.9) -> FitF
             ("networks", f"{len(fitted.networks)}"),
         ),
     )
-    curves = []
+    return replace(facts, curves=_curves(model.rows, facts))
+
+
+def _curves(rows: RowModel | None, facts: FitFacts) -> list[Staircase]:
+    """Return what the saved regression says of the staircases that the report shows, between their points too."""
+    from latency_model.fit_report import staircases
+
+    curves: list[Staircase] = []
+    if rows is None:
+        return curves
     for stairs in staircases(facts):
         steps = np.unique(np.linspace(stairs.counts[0], stairs.counts[-1], _CURVE).astype(int)).tolist()
         multiple = 1 if stairs.shape is None else stairs.shape.groups
@@ -119,7 +133,7 @@ def report_facts(fitted: Fitted, *, title: str, confidence: float = 0.9) -> FitF
             multiple = stairs.shape.out_channels // stairs.shape.in_channels
         counts = sorted({count - count % multiple for count in steps if count >= multiple})
         wanted = stairs.at(counts)
-        found = model.rows.predict(wanted, confidence=confidence)
+        found = rows.predict(wanted, confidence=facts.confidence)
         unknown = [float("nan")] * len(counts)
         curves.append(
             replace(
@@ -131,7 +145,7 @@ def report_facts(fitted: Fitted, *, title: str, confidence: float = 0.9) -> FitF
                 high_us=found.high_us.tolist(),
             )
         )
-    return replace(facts, curves=curves)
+    return curves
 
 
 def _network_fact(model: LatencyModel, network: LeftOutNetwork, confidence: float) -> NetworkFact:

@@ -119,7 +119,7 @@ class LatencyModel:
         """Return the model with a regression of its rows, and what rows are predicted at by one without them.
 
         ``in_order`` says that the table's rows stand as they were measured. Raises ``ModelError`` for fewer than
-        30 rows.
+        40 rows.
         """
         columns = ConvColumns.of(list(self.table))
         latency = np.array([row.latency_us for row in self.table.values()])

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from latency_model.columns import ConvColumns
 from latency_model.errors import TableError
 from latency_model.grid import ChannelGrid
+from latency_model.lookup import LookupTable
 from latency_model.measurement import Measurement
 from latency_model.reconstruct import LEAST, axis_counts, reconstruct_many
-from latency_model.row_model import RowModel
+from latency_model.row_model import Predicted, RowModel
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 
@@ -64,6 +65,11 @@ class ConvPrices:
             grids[found.site] = ChannelGrid.from_reconstruction(found)
         return grids
 
+    @cached_property
+    def lookup(self) -> LookupTable:
+        """The rows as arrays."""
+        return LookupTable.build(self.table)
+
     def grid(self, shape: ConvShape) -> ChannelGrid | None:
         """Return the channel grid of the site of ``shape``, None when the table has no row of it.
 
@@ -110,41 +116,40 @@ class ConvPrices:
         """Return latencies, the ends of their intervals and sources of ``columns``: rows, else the regression.
 
         Grids are not used: a convolution that was not measured is predicted as it is, not as a padded one;
-        ``for_sums`` as in ``RowModel.predict``.
-        Raises ``TableError`` when one is not in the table and there is no regression.
+        ``for_sums`` as in ``RowModel.predict``. Raises ``TableError`` when one is not in the table and there is
+        no regression.
         """
         count = len(columns)
-        latency, low, high = (np.full(count, np.nan) for _ in range(3))
-        source = ["measured"] * count
-        lacking = []
-        for place, shape in enumerate(columns):
-            row = self.table.rows.get(shape)
-            if row is None:
-                lacking.append(place)
-            else:
-                latency[place], low[place], high[place] = row.latency_us, row.low_us, row.high_us
-        if lacking:
+        held = self.lookup.lookup(columns)
+        latency, low, high = held.latency_us, held.low_us, held.high_us
+        source = np.full(count, "measured", dtype=object)
+        places = np.flatnonzero(~held.found)
+        if len(places):
             if self.rows is None:
-                shape = next(iter(columns.take(np.array(lacking[:1]))))
+                shape = next(iter(columns.take(places[:1])))
                 raise TableError(
                     f"the table has no row of {shape.text} and the model no regression; fit a model with one"
                 )
-            places = np.array(lacking)
             found = self.rows.predict(columns.take(places), confidence=confidence, for_sums=for_sums)
             latency[places], low[places], high[places] = found.latency_us, found.low_us, found.high_us
-            for place, beyond in zip(lacking, found.beyond.tolist(), strict=True):
-                source[place] = "extrapolated" if beyond else "regressed"
-        return latency, low, high, source
+            source[places] = _guesses(found)
+        return latency, low, high, source.tolist()
 
     def _regressed(self, shapes: list[ConvShape], confidence: float) -> dict[ConvShape, ConvPrice]:
         if self.rows is None:
             raise TableError(f"the table has no rows of {shapes[0].text}")
         found = self.rows.predict(ConvColumns.of(shapes), confidence=confidence, for_sums=True)
-        sources = ["extrapolated" if beyond else "regressed" for beyond in found.beyond.tolist()]
-        columns = (found.latency_us.tolist(), found.low_us.tolist(), found.high_us.tolist(), sources)
+        ends = (found.low_us.tolist(), found.high_us.tolist())
+        columns = (found.latency_us.tolist(), *ends, _guesses(found).tolist())
         return {
             shape: ConvPrice(*parts) for shape, parts in zip(shapes, zip(*columns, strict=True), strict=True)
         }
+
+
+def _guesses(found: Predicted) -> NDArray[np.object_]:
+    """Return the source of each prediction."""
+    words: NDArray[np.object_] = np.where(found.beyond, "extrapolated", "regressed").astype(object)
+    return words
 
 
 def twin(shape: ConvShape) -> ConvShape:

@@ -15,9 +15,10 @@ from scipy.stats import spearmanr
 
 from latency_model.columns import ConvColumns
 from latency_model.conformal import Conformal, size_class
-from latency_model.errors import GharialError, TableError
+from latency_model.errors import GharialError, ModelError, TableError
 from latency_model.files import read_json, write_bytes, write_json
-from latency_model.regression.regressor import FEWEST, RowRegressor, Settings
+from latency_model.regression.regressor import FEWEST as _LEAST_OF_A_FOLD
+from latency_model.regression.regressor import RowRegressor, Settings
 from latency_model.regression.state import restored, state
 
 __all__ = ["FEWEST", "LeftOut", "Predicted", "RowModel"]
@@ -25,8 +26,10 @@ __all__ = ["FEWEST", "LeftOut", "Predicted", "RowModel"]
 Array = NDArray[np.float64]
 _JSON, _ARRAYS = "regression.json", "regression.npz"
 _FOLDS = 4
-# More rows than this are thinned: time grows with them, and the error hardly falls (see benchmarks/rows.csv).
-MOST = 6000
+# So many that each regression without a fold still has enough.
+FEWEST = -(-_LEAST_OF_A_FOLD * _FOLDS // (_FOLDS - 1))
+# More rows than this are thinned: a fit takes time in proportion, five times over.
+_MOST = 6000
 # What is outside the rows' sizes is taken to err this many times as much; a rule, not a measurement.
 _BEYOND = 3.0
 # Above this rank correlation of place and size, rows were sorted by size: their order says nothing of time.
@@ -78,13 +81,17 @@ class RowModel:
 
         ``in_order`` says that the rows stand as they were measured, so that a drift may be looked for.
         ``progress`` is called with (done, total) regressions. Of more than 6,000 rows an even selection is used.
-        Raises ``ModelError`` for fewer than 30 rows.
+        Raises ``ModelError`` for fewer than 40 rows.
         """
         from sklearn.model_selection import KFold
 
+        if len(columns) < FEWEST:
+            raise ModelError(
+                f"a regression with intervals needs at least {FEWEST} rows, not {len(columns)}; measure more"
+            )
         used: NDArray[np.int64] = np.arange(len(columns))
-        if len(used) > MOST:
-            used = np.sort(np.random.default_rng(0).choice(len(columns), MOST, replace=False))
+        if len(used) > _MOST:
+            used = np.sort(np.random.default_rng(0).choice(len(columns), _MOST, replace=False))
             columns, latency_us = columns.take(used), latency_us[used]
             kernels = None if kernels is None else [kernels[i] for i in used.tolist()]
         count = len(used)
@@ -100,16 +107,11 @@ class RowModel:
         everything = np.arange(count)
         tell(0, _FOLDS + 1)
         predicted, apart = np.empty(count), np.empty((count, 3))
-        if count >= 2 * FEWEST:
-            folds = KFold(_FOLDS, shuffle=True, random_state=0).split(everything)
-            for number, (train, test) in enumerate(folds):
-                predicted[test], apart[test] = fitted(train).predict_parts(columns.take(test))
-                tell(number + 1, _FOLDS + 1)
-            regressor = fitted(everything).calibrated(columns, latency_us, predicted, apart)
-        else:  # too few to leave any out: what the rows themselves are missed by, doubled
-            regressor = fitted(everything)
-            predicted, apart = regressor.predict_parts(columns)
-            predicted = latency_us * (predicted / latency_us) ** 2
+        folds = KFold(_FOLDS, shuffle=True, random_state=0).split(everything)
+        for number, (train, test) in enumerate(folds):
+            predicted[test], apart[test] = fitted(train).predict_parts(columns.take(test))
+            tell(number + 1, _FOLDS + 1)
+        regressor = fitted(everything).calibrated(columns, latency_us, predicted, apart)
         tell(_FOLDS + 1, _FOLDS + 1)
         spread = apart @ np.array(regressor.spread_weights)
         intervals = Conformal.fit(latency_us, predicted, spread, size_class(predicted))

@@ -76,7 +76,7 @@ class NetworkCorrection:
 
     def operator_us(
         self,
-        shape: Config,  # noqa: ARG002 - one signature for all
+        shape: Config | None,  # noqa: ARG002 - one signature for all
         row_us: float,
         *,
         total_weight_bytes: float = 0.0,  # noqa: ARG002 - one signature for all

@@ -8,6 +8,8 @@ import pytest
 from latency_model.corrections import TermsCorrection
 from latency_model.environment import Environment
 from latency_model.estimate import explain
+from latency_model.fit_report import write_report
+from latency_model.fitting import fit_files, report_facts
 from latency_model.harvest import harvest
 from latency_model.measurement import NetworkRow
 from latency_model.model import LatencyModel
@@ -79,6 +81,17 @@ def test_a_saved_model_keeps_terms_and_families(model, network, tmp_path):
     loaded = LatencyModel.load(tmp_path)
     assert loaded.correction == model.correction
     assert loaded.estimate(network) == model.estimate(network)
+
+
+def test_the_report_of_a_fit_without_a_regression_shows_its_networks(table, tmp_path):
+    table.save(tmp_path / "table.parquet")
+    fitted = fit_files([tmp_path / "table.parquet"], regression=False)
+    facts = report_facts(fitted, title="networks only")
+    assert facts is not None
+    assert (len(facts), len(facts.networks)) == (0, 10)
+    page, picture = write_report(facts, tmp_path / "out")
+    assert "vgg" in page.read_text()
+    assert picture.stat().st_size > 1000
 
 
 def test_few_families_give_no_interval_of_families(table):

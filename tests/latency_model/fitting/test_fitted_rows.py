@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latency_model.errors import InputError, TableError
+from latency_model.columns import ConvColumns, Kind
+from latency_model.errors import InputError, ModelError, TableError
 from latency_model.model import LatencyModel
+from latency_model.regression.regressor import Settings
+from latency_model.row_model import RowModel
+from latency_model.shapes import ConvShape
 
-from .conftest import call, data, latency_us
+from .conftest import call, data, latency_us, some_rows
 
 
 def test_a_fit_says_what_it_rests_on(fitted):
@@ -71,9 +75,6 @@ def test_a_saved_model_predicts_to_the_last_bit_what_it_did(fitted, tmp_path):
     second = LatencyModel.load(tmp_path / "copy")
     assert first.rows is not None
     assert second.rows is not None
-    from latency_model.columns import ConvColumns
-    from latency_model.shapes import ConvShape
-
     columns = ConvColumns.of([ConvShape(2, 33, 14, 14, 77, pattern="conv"), ConvShape(1, 8, 7, 7, 9)])
     one, two = first.rows.predict(columns), second.rows.predict(columns)
     for name in ("latency_us", "low_us", "high_us"):
@@ -102,11 +103,36 @@ def test_too_few_rows_make_a_model_without_a_regression(files, tmp_path):
     pd.read_csv(files / "rows.csv").head(20).to_csv(tmp_path / "few.csv", index=False)
     said = data("fit", tmp_path / "few.csv", "--out", tmp_path / "model")
     assert said["regression"] is False
-    assert any("30 rows" in note for note in said["notes"])
+    assert any("40 rows" in note for note in said["notes"])
     ask = ("--rows", files / "ask.csv", "--out", tmp_path / "out.csv")
     with pytest.raises(TableError, match="no regression"):
         call("estimate", "--model", tmp_path / "model", *ask)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_every_interval_rests_on_rows_that_were_left_out() -> None:
+    rows = some_rows(60, 5)
+    kernel = rows.kernel_size.to_numpy()
+    kinds = (Kind((1, 1), padding=(0, 0, 0, 0), pattern="conv"), Kind(pattern="conv"))
+    columns = ConvColumns(
+        *(rows[n].to_numpy() for n in ("batch", "in_channels", "height", "height", "out_channels", "stride")),
+        (kernel == 3).astype(np.int64),
+        kinds,
+    )
+    latency = rows.latency_ms.to_numpy() * 1e3
+    small = Settings(classifying=5, boosted=20, rate=0.2, averaged=5)
+    with pytest.raises(ModelError, match="at least 40 rows"):
+        RowModel.fit(columns.take(slice(39)), latency[:39], settings=small)
+    model, left_out = RowModel.fit(columns.take(slice(40)), latency[:40], settings=small)
+    # What the final regression says of its own rows is closer than what those without them said.
+    own = np.abs(np.log(model.predict(columns.take(slice(40))).latency_us / latency[:40])).mean()
+    assert own < np.abs(np.log(left_out.predicted_us / latency[:40])).mean()
+
+
+def test_a_fit_without_a_regression_still_reports_its_networks(files, tmp_path):
+    words = ("--networks", files / "networks.json.gz", "--no-regression")
+    with pytest.raises(TableError, match="no regression"):  # these networks have convolutions without a row
+        call("fit", files / "rows.csv", *words, "--out", tmp_path / "model")
 
 
 @pytest.mark.parametrize(
