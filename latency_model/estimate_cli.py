@@ -140,6 +140,12 @@ def _estimate_rows(
     asked = read_rows(rows, latency="optional", on_bad="drop", defaults=model.defaults)
     predicted, low, high, source = model.predict(asked.columns, confidence=confidence)
     write_predictions(out, rows=asked, predicted_us=predicted, low_us=low, high_us=high, source=source)
+    notes = list(asked.notes)
+    device = model.table.environment.device
+    if asked.device is not None and asked.device != device:
+        notes.append(
+            f"the rows are of {asked.device}, and the model is of {device}: it says what {device} takes"
+        )
     counts = Counter(source)
     said: dict[str, Any] = {
         "out": str(out),
@@ -147,7 +153,7 @@ def _estimate_rows(
         "convolutions": len(asked),
         "confidence": confidence,
         "sources": dict(sorted(counts.items())),
-        "notes": list(asked.notes),
+        "notes": notes,
     }
     if json:
         console.print_json(said)
@@ -158,7 +164,7 @@ def _estimate_rows(
         highlight=False,
         soft_wrap=True,
     )
-    for note in asked.notes:
+    for note in notes:
         console.out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 

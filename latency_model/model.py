@@ -138,7 +138,8 @@ class LatencyModel:
             notes = (
                 *notes,
                 f"the rows take {rows.regressor.drift_us:.0f} us longer at the end of their file than at its start, "
-                "whatever they are; that was taken out, and estimates are for the middle",
+                "whatever they are: that was taken out; networks are estimated as in the middle of the file, rows as "
+                "anywhere in it",
             )
         return replace(self, rows=rows, notes=notes), left_out
 

@@ -32,8 +32,9 @@ FEWEST = -(-_LEAST_OF_A_FOLD * _FOLDS // (_FOLDS - 1))
 _MOST = 6000
 # What is outside the rows' sizes is taken to err this many times as much; a rule, not a measurement.
 _BEYOND = 3.0
-# Above this rank correlation of place and size, rows were sorted by size: their order says nothing of time.
-_SORTED = 0.1
+# Rows whose place and size correlate by rank this much, and by so many standard errors more than chance would have
+# it, were sorted by size: their order says nothing of time.
+_SORTED, _SURE = 0.1, 4.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class RowModel:
         for number, (train, test) in enumerate(folds):
             predicted[test], apart[test] = fitted(train).predict_parts(columns.take(test))
             tell(number + 1, _FOLDS + 1)
-        regressor = fitted(everything).calibrated(columns, latency_us, predicted, apart)
+        regressor = fitted(everything).calibrated(latency_us, predicted, apart)
         tell(_FOLDS + 1, _FOLDS + 1)
         spread = apart @ np.array(regressor.spread_weights)
         intervals = Conformal.fit(latency_us, predicted, spread, size_class(predicted))
@@ -174,8 +175,9 @@ class RowModel:
 def _unsorted(columns: ConvColumns) -> bool:
     """Return whether the order of the rows has nothing to do with their sizes."""
     place = np.arange(len(columns))
+    most = max(_SORTED, _SURE / np.sqrt(len(columns)))
     for sizes in (columns.batch, columns.in_channels, columns.out_channels, columns.height):
-        if len(np.unique(sizes)) > 1 and abs(float(spearmanr(place, sizes).statistic)) > _SORTED:
+        if len(np.unique(sizes)) > 1 and abs(float(spearmanr(place, sizes).statistic)) > most:
             return False
     return True
 

@@ -2,7 +2,7 @@
 
 A convolution kernel covers the output with tiles, and a tile that is half outside costs as much as a full one. A
 device of ``units`` processors works tiles off in waves, and a wave that is half empty costs as much as a full
-one. Which tiles a kernel has is seldom documented, but shows in its times: all tilings in ``TILINGS`` and ``TILES``
+one. Which tiles a kernel has is seldom documented, but shows in its times: all tilings in ``TILINGS``
 are tried and the one whose formula errs least is kept. The formula is a sum of non-negative parts (least squares
 of the relative errors, reweighted towards their absolute values).
 

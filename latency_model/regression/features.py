@@ -7,12 +7,10 @@ import numpy as np
 from latency_model.columns import ConvColumns
 from latency_model.regression.geometry import Array, Geometry, ceil_to
 
-__all__ = ["SIZES", "VERSION", "baseline_us", "features"]
+__all__ = ["SIZES", "baseline_us", "features"]
 
 SIZES = 23  # features that are amounts: the first
 
-# Grows whenever a feature is added, taken away or moved: saved trees know features by their place.
-VERSION = 1
 _REMAINDERS = (2, 4, 8, 16, 32, 64)
 _SPANS = (4, 8, 16)
 _BLOCKS = (4, 16)

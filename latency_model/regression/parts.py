@@ -25,7 +25,8 @@ class Tiling:
 
     Images are taken ``images`` at once, pixels in rectangles of ``rows`` by ``columns``; a transform (Winograd,
     FFT) makes ``products`` matrix products of the rectangles, 0 is none. A tile has ``span`` pixels (or rectangles)
-    and ``channels`` output channels.
+    and ``channels`` output channels, and walks ``depth`` input channels at once. ``padded`` says that all channels
+    are filled up to whole vectors first.
     """
 
     images: int = 1

@@ -157,21 +157,17 @@ class RowRegressor:
         outside = (found < below) | (found > above)
         return np.asarray(outside.any(axis=1), dtype=np.bool_)
 
-    def calibrated(
-        self, columns: ConvColumns, latency_us: Array, predicted_us: Array, apart: Array
-    ) -> RowRegressor:
+    def calibrated(self, latency_us: Array, predicted_us: Array, apart: Array) -> RowRegressor:
         """Return the regressor with the spread that explains the errors of out-of-fold predictions.
 
-        ``apart`` are the parts of the spread of the models that made them, from ``predict_parts``; ``columns``
-        are the convolutions, which nothing is taken of yet.
+        ``apart`` are the parts of the spread of the models that made them, from ``predict_parts``.
         """
         from scipy.optimize import nnls
 
-        if len(columns) != len(latency_us):
+        if not len(latency_us) == len(predicted_us) == len(apart):
             raise ModelError(
-                f"{len(columns)} convolutions have {len(latency_us)} latencies; give one for each"
+                f"{len(predicted_us)} predictions have {len(latency_us)} latencies; give one for each"
             )
-
         errors = np.abs(np.log(latency_us / predicted_us))
         limit = np.quantile(errors, 0.98)
         weights, _ = nnls(apart, np.minimum(errors, limit))

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from latency_model.errors import ModelError
 from latency_model.regression.experts import Expert
-from latency_model.regression.features import VERSION
 from latency_model.regression.regressor import RowRegressor
 from latency_model.regression.trees import Forest
 
-__all__ = ["restored", "state"]
+__all__ = ["VERSION", "restored", "state"]
 
+# Grows whenever a feature or a part of the formulas is added, taken away or moved: saved trees know features, and
+# saved weights parts, by their place.
+VERSION = 1
 _TREES = ("boosted", "averaged", "own_boosted", "own_averaged")
 
 
@@ -27,7 +29,7 @@ def state(regressor: RowRegressor) -> tuple[dict[str, Any], dict[str, NDArray[An
         if forest is not None:
             arrays.update({f"{name}.{key}": value for key, value in forest.arrays().items()})
     data = {
-        "features_version": VERSION,
+        "version": VERSION,
         "families": list(regressor.families),
         "experts": [expert.to_json() for expert in regressor.experts],
         "drift_us": regressor.drift_us,
@@ -39,11 +41,12 @@ def state(regressor: RowRegressor) -> tuple[dict[str, Any], dict[str, NDArray[An
 def restored(data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> RowRegressor:
     """Return the regressor that ``state`` took apart.
 
-    Raises ``ModelError`` when a part of it is missing, or when it was grown on other features than there are now.
+    Raises ``ModelError`` when a part of it is missing, or when it was fitted with other features or formulas
+    than there are now.
     """
-    if data.get("features_version") != VERSION:
+    if data.get("version") != VERSION:
         raise ModelError(
-            "the regression was fitted by another version of Gharial, on other features; fit the model again"
+            "the regression was fitted by another version of Gharial, by other formulas; fit the model again"
         )
     try:
         experts = tuple(Expert.from_json(expert) for expert in data["experts"])

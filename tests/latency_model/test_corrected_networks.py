@@ -1,6 +1,7 @@
 """Networks of a table of a CPU through ONNX Runtime: corrected operator by operator, in estimates and matrices."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from latency_model.fitting import fit_files, report_facts
 from latency_model.harvest import harvest
 from latency_model.measurement import NetworkRow
 from latency_model.model import LatencyModel
+from latency_model.row_model import Predicted
 from latency_model.table import LatencyTable
 from latency_model.zoo import load_model
 
@@ -92,6 +94,33 @@ def test_the_report_of_a_fit_without_a_regression_shows_its_networks(table, tmp_
     page, picture = write_report(facts, tmp_path / "out")
     assert "vgg" in page.read_text()
     assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("families", [True, False])
+def test_what_was_only_predicted_makes_the_interval_wider(model, network, families):
+    first = network.sites[0].shape
+    less = dataclasses.replace(
+        model.table, rows={s: row for s, row in model.table.rows.items() if s.site != first.site}
+    )
+
+    class Guess:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def predict(self, columns, **_options):
+            us = np.full(len(columns), 50.0)
+            return Predicted(us, us / self.factor, us * self.factor, np.zeros(len(columns), bool))
+
+    kept = model.families if families else None
+    widths = []
+    for factor in (1.0, 1.5, 3.0):
+        guessing = dataclasses.replace(model, table=less, rows=Guess(factor), families=kept)
+        found = guessing.estimate(network)
+        assert found.sites[0].source == "regressed"
+        widths.append((found.latency_us - found.low_us, found.high_us - found.latency_us))
+    for narrow, wide in pairwise(widths):
+        assert narrow[0] < wide[0]
+        assert narrow[1] < wide[1]
 
 
 def test_few_families_give_no_interval_of_families(table):

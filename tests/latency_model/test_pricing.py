@@ -22,9 +22,10 @@ class Guess:
     """A regression that says 5 us of everything, and that more than 64 channels are beyond its rows."""
 
     asked: list = dataclasses.field(default_factory=list)
+    sums: list = dataclasses.field(default_factory=list)
 
     def predict(self, columns: ConvColumns, *, confidence: float = 0.9, for_sums: bool = False) -> Predicted:
-        del for_sums
+        self.sums.append(for_sums)
         self.asked += list(columns)
         count = len(columns)
         return Predicted(
@@ -66,16 +67,20 @@ def test_the_regression_prices_other_sites_and_counts_beyond(table):
     assert [price.source for price in found] == ["regressed", "measured", "extrapolated", "regressed"]
     assert (found[0].low_us, found[0].latency_us, found[0].high_us) == (4.5, 5.0, 5.5)
     assert guess.asked == [other, larger]  # each once, all at once
+    assert guess.sums == [True]  # they are added up to a network
 
 
 def test_exact_prices_never_pad(table):
-    prices = ConvPrices(table, Guess())
+    guess = Guess()
+    prices = ConvPrices(table, guess)
     columns = ConvColumns.of([SHAPE.with_channels(16, 20), SHAPE, SHAPE.with_channels(16, 99)])
     latency, low, high, source = prices.exact(columns, confidence=0.9)
     assert source == ["regressed", "measured", "extrapolated"]
     assert latency.tolist() == [5.0, 34.0, 5.0]
     assert (low <= latency).all()
     assert (latency <= high).all()
+    prices.exact(columns, confidence=0.9, for_sums=True)
+    assert guess.sums == [False, True]
     with pytest.raises(TableError, match="no regression"):
         ConvPrices(table).exact(columns, confidence=0.9)
 

@@ -1,6 +1,8 @@
 """From plain rows to a model, and from the model to predictions of rows."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 from latency_model.columns import ConvColumns, Kind
 from latency_model.errors import InputError, ModelError, TableError
 from latency_model.model import LatencyModel
-from latency_model.regression.regressor import Settings
+from latency_model.regression.regressor import RowRegressor, Settings
 from latency_model.row_model import RowModel
 from latency_model.shapes import ConvShape
 
@@ -81,6 +83,25 @@ def test_a_saved_model_predicts_to_the_last_bit_what_it_did(fitted, tmp_path):
         assert (getattr(one, name) == getattr(two, name)).all()
 
 
+def test_a_saved_model_needs_neither_the_library_nor_the_version_that_fitted_it(fitted, files):
+    code = (
+        "import sys; sys.modules['sklearn'] = None; sys.argv[0] = 'gharial'\n"
+        "from latency_model.cli import app; app()"
+    )
+    target = files / "without.csv"
+    words = ["estimate", "--model", fitted[0], "--rows", files / "ask.csv", "--out", target]
+    subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True)
+    call("estimate", "--model", fitted[0], "--rows", files / "ask.csv", "--out", files / "with.csv")
+    assert target.read_text() == (files / "with.csv").read_text()
+
+
+def test_rows_of_another_device_are_said(fitted, files):
+    asked = pd.read_csv(files / "ask.csv").assign(device="Another device")
+    asked.to_csv(files / "other.csv", index=False)
+    words = ("--rows", files / "other.csv", "--out", files / "other_out.csv")
+    assert any("Another device" in note for note in data("estimate", "--model", fitted[0], *words)["notes"])
+
+
 def test_no_file_of_a_model_is_a_pickle(fitted):
     with np.load(fitted[0] / "regression.npz", allow_pickle=False) as arrays:
         assert all(arrays[name].dtype != object for name in arrays.files)
@@ -127,6 +148,42 @@ def test_every_interval_rests_on_rows_that_were_left_out() -> None:
     # What the final regression says of its own rows is closer than what those without them said.
     own = np.abs(np.log(model.predict(columns.take(slice(40))).latency_us / latency[:40])).mean()
     assert own < np.abs(np.log(left_out.predicted_us / latency[:40])).mean()
+
+
+class StopHereError(Exception):
+    """Raised by a regression that only wants to know what it was asked."""
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_drift_is_looked_for_in_the_order_of_measuring_only(monkeypatch, in_order, by_size) -> None:
+    rng, count = np.random.default_rng(0), 200
+    channels = np.sort(rng.integers(3, 300, count)) if by_size else rng.integers(3, 300, count)
+    columns = ConvColumns.of([ConvShape(1, 8, 7, 7, int(c), pattern="conv") for c in channels])
+    places = []
+
+    def fit(*_args, place, **_options):
+        places.append(place)
+        raise StopHereError
+
+    monkeypatch.setattr(RowRegressor, "fit", fit)
+    with pytest.raises(StopHereError):
+        RowModel.fit(columns, np.ones(count), in_order=in_order)
+    # Rows that are sorted by size say nothing of time, whoever says that they stand as measured.
+    assert (np.ptp(places[0]) > 0.9) == (in_order and not by_size)
+    assert (np.diff(places[0]) >= 0).all()
+
+
+def test_sums_are_of_expectations(fitted):
+    rows = LatencyModel.load(fitted[0]).rows
+    assert rows is not None
+    columns = ConvColumns.of([ConvShape(2, 33, 14, 14, c, pattern="conv") for c in range(20, 90)])
+    alone, summed = rows.predict(columns), rows.predict(columns, for_sums=True)
+    np.testing.assert_array_equal(alone.latency_us, rows.regressor.predict(columns))
+    np.testing.assert_array_equal(summed.latency_us, rows.regressor.expected(columns))
+    assert (alone.latency_us != summed.latency_us).any()
+    assert (summed.low_us <= summed.latency_us).all()
+    assert (summed.latency_us <= summed.high_us).all()
 
 
 def test_a_fit_without_a_regression_still_reports_its_networks(files, tmp_path):

@@ -8,10 +8,11 @@ import pytest
 
 from latency_model.columns import ConvColumns
 from latency_model.errors import ModelError
-from latency_model.regression.features import VERSION, features
+from latency_model.regression.features import features
 from latency_model.regression.geometry import Geometry
+from latency_model.regression.parts import Tiling, parts
 from latency_model.regression.regressor import RowRegressor, Settings
-from latency_model.regression.state import restored, state
+from latency_model.regression.state import VERSION, restored, state
 from latency_model.shapes import ConvShape
 
 from .conftest import columns_of, latency_of
@@ -129,20 +130,22 @@ def test_calibration_makes_the_spread_as_large_as_the_errors(nameless: RowRegres
     predicted, apart = nameless.predict_parts(others)
     assert apart.shape == (150, 3)
     measured = predicted * np.random.default_rng(0).lognormal(0, 0.2, 150)
-    found = nameless.calibrated(others, measured, predicted, apart)
+    found = nameless.calibrated(measured, predicted, apart)
     assert found.spread(others).mean() == pytest.approx(np.abs(np.log(measured / predicted)).mean(), rel=0.3)
     np.testing.assert_array_equal(found.predict(others), predicted)
     with pytest.raises(ModelError, match="one for each"):
-        nameless.calibrated(others, measured[:3], predicted, apart)
+        nameless.calibrated(measured[:3], predicted, apart)
 
 
 def test_a_regression_of_other_features_is_refused(fitted) -> None:
     data, arrays = state(fitted)
     with pytest.raises(ModelError, match="another version"):
-        restored({**data, "features_version": 0}, arrays)
+        restored({**data, "version": 0}, arrays)
 
 
-def test_features_have_the_number_that_their_version_says() -> None:
-    """A feature more or less must come with another version, or saved trees would read the wrong ones."""
+def test_features_and_parts_have_the_numbers_that_their_version_says() -> None:
+    """One more or less must come with another version, or saved trees and weights would be read wrongly."""
     columns = ConvColumns.of([ConvShape(1, 16, 8, 8, 32)])
-    assert (VERSION, features(columns, Geometry.of(columns)).shape[1]) == (1, 76)
+    sizes = Geometry.of(columns)
+    counts = features(columns, sizes).shape[1], parts(sizes, Tiling(), 1).shape[1]
+    assert (VERSION, *counts) == (1, 76, 35)
