@@ -62,6 +62,10 @@ def test_shares_and_the_call_are_the_estimate(model, network):
     assert estimate.latency_us == pytest.approx(1.3 * estimate.raw_sum_us + 20, rel=0.1)
     assert estimate.low_us <= estimate.latency_us <= estimate.high_us
     assert estimate.low_us < estimate.high_us
+    # Nothing of it was predicted: the interval is that of networks of families that were left out.
+    low, high = model.families.interval(estimate.latency_us, confidence=0.9)
+    assert estimate.low_us == pytest.approx(min(low, estimate.latency_us))
+    assert estimate.high_us == pytest.approx(max(high, estimate.latency_us))
     assert "by each operator's kind" in explain(estimate)
 
 

@@ -25,6 +25,15 @@ def test_an_estimate_has_its_interval_and_the_raw_sum(estimate):
     assert estimate["correction"]["networks"] == 4
 
 
+def test_launches_and_the_call_are_added_to_the_sum(estimate):
+    correction, kernels = estimate["correction"], len(estimate["sites"]) + len(estimate["ops"])
+    whole = correction["slope"] * estimate["raw_sum_us"] + correction["per_kernel_us"] * kernels
+    assert estimate["latency_us"] == pytest.approx(whole + correction["offset_us"])
+    shares = [part["corrected_us"] for part in (*estimate["sites"], *estimate["ops"])]
+    assert math.fsum(shares) == pytest.approx(whole)
+    assert correction["per_kernel_us"] > 0
+
+
 def test_kernels_between_convolutions_are_priced_and_flagged(estimate):
     assert any(part["shape"].startswith("bias of") for part in estimate["ops"])
     assert {part["source"] for part in estimate["sites"]} <= {"measured", "regressed", "extrapolated"}
