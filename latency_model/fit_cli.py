@@ -70,10 +70,12 @@ def fit(
         console.print_json({**_json(fitted, out), "figures": figures})
         return
     _print(fitted, out)
+    of = ""
     for figure in headline(figures) if figures is not None else ():
-        console.out.print(
-            f"{figure.of}: {figure.name} {figure.value} ({figure.note})", highlight=False, soft_wrap=True
-        )
+        if figure.of != of:
+            of = figure.of
+            console.out.print(of, highlight=False)
+        console.out.print(f"  {figure.name} {figure.value} ({figure.note})", highlight=False, soft_wrap=True)
     if report and facts is not None:
         console.out.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
