@@ -44,7 +44,8 @@ class Estimate:
 
     ``sites`` are its convolutions, ``ops`` the other operators that the table prices. ``raw_sum_us`` is the sum
     of both before the correction. ``unpriced`` counts operators that have no price of their own. ``flags`` says
-    what a reader must know. ``kernels`` is how many the runtime launches, 0 where they are not counted.
+    what a reader must know. ``kernels`` is how many the runtime launches, 0 where they are not counted. ``family`` is
+    the one whose measured networks the interval is of, None for an unseen one.
     """
 
     latency_us: float
@@ -58,6 +59,7 @@ class Estimate:
     correction: OperatorCorrection = field(default_factory=Correction)
     ops: tuple[SiteCost, ...] = ()
     kernels: int = 0
+    family: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -67,6 +69,7 @@ class Estimate:
             "high_us": self.high_us,
             "raw_sum_us": self.raw_sum_us,
             "confidence": self.confidence,
+            "family": self.family,
             "flags": list(self.flags),
             "unpriced": dict(self.unpriced),
             "correction": self.correction.to_json(),
@@ -89,7 +92,8 @@ def explain(estimate: Estimate) -> str:
     """Return a text for people: the number, its parts, its correction, and what it does not know."""
     e = estimate
     lines = [
-        f"{e.latency_us:.1f} us, between {e.low_us:.1f} and {e.high_us:.1f} us at {e.confidence:.0%}",
+        f"{e.latency_us:.1f} us, between {e.low_us:.1f} and {e.high_us:.1f} us at {e.confidence:.0%}"
+        + (f", as networks of the family {e.family}" if e.family else ""),
         f"{len(e.sites)} convolutions"
         + (f" and {len(e.ops)} other operators" if e.ops else "")
         + f" sum to {e.raw_sum_us:.1f} us",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,11 @@ from latency_model.tables_cli import AsJson
 if TYPE_CHECKING:
     from latency_model.estimate import Estimate
     from latency_model.model import LatencyModel
+    from latency_model.zoo import LoadedModel
 
 __all__ = ["estimate", "explain"]
 
+_TENSORRT = "tensorrt"  # in the name of every runtime that builds engines
 _MODEL_HELP = "A name like resnet20, torchvision:NAME, timm:NAME, package.module:callable, or a file.onnx."
 OfTable = Annotated[
     str | None,
@@ -49,6 +52,24 @@ Precision = Annotated[
 Confidence = Annotated[
     float, typer.Option("--confidence", help="How often the interval shall hold, like 0.9.")
 ]
+Family = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        metavar="NAME",
+        help="Give the interval of this family, of which networks were measured, like resnet-basic.",
+        show_default="that of a family of which none was",
+    ),
+]
+Engine = Annotated[
+    Path | None,
+    typer.Option(
+        "--engine",
+        metavar="LAYERS",
+        help="With NET.onnx and a table of TensorRT: the layers of its engine, from gharial inspect NET.onnx --json "
+        "or trtexec --exportLayerInfo; convolutions are then fused as there.",
+    ),
+]
 
 
 def estimate(
@@ -70,6 +91,8 @@ def estimate(
     batch: Batch = None,
     precision: Precision = None,
     confidence: Confidence = 0.9,
+    family: Family = None,
+    engine: Engine = None,
     json: AsJson = False,
 ) -> None:
     """Estimate the latency of a network, or of each row of a file, with an interval."""
@@ -79,12 +102,16 @@ def estimate(
         raise InputError("estimate needs a network or a file of rows; give MODEL or --rows ROWS, one of them")
     latency_model = _latency_model(table, fitted)
     if rows is not None:
+        if family is not None or engine is not None:
+            raise InputError("--family and --engine are for a network; leave them out with --rows")
         _estimate_rows(latency_model, rows, out, confidence=confidence, json=json)
         return
     if out is not None:
         raise InputError("--out is where predictions of --rows go; for one network use --json")
     assert model is not None
-    result = _estimate(latency_model, model, batch, precision, confidence)
+    result = _estimate(
+        latency_model, model, batch, precision, confidence=confidence, family=family, engine=engine
+    )
     if json:
         console.print_json({**_about(model, result), **result.to_json()})
         return
@@ -103,13 +130,17 @@ def explain(
     batch: Batch = None,
     precision: Precision = None,
     confidence: Confidence = 0.9,
+    family: Family = None,
+    engine: Engine = None,
     json: AsJson = False,
 ) -> None:
     """Say where an estimate comes from: which rows, which kernels, where they switch, which correction."""
     from latency_model.explain import explanation
 
     latency_model = _latency_model(table, fitted)
-    result = _estimate(latency_model, model, batch, precision, confidence)
+    result = _estimate(
+        latency_model, model, batch, precision, confidence=confidence, family=family, engine=engine
+    )
     found = explanation(latency_model, result, site=site)
     if json:
         console.print_json({**_about(model, result), **found.to_json()})
@@ -118,16 +149,58 @@ def explain(
 
 
 def _estimate(
-    latency_model: LatencyModel, model: str, batch: int | None, precision: str | None, confidence: float
+    latency_model: LatencyModel,
+    model: str,
+    batch: int | None,
+    precision: str | None,
+    *,
+    confidence: float,
+    family: str | None,
+    engine: Path | None,
 ) -> Estimate:
     from latency_model.harvest import harvest
     from latency_model.zoo import load_model
 
     loaded = load_model(model)
+    if engine is not None:
+        return _with_engine(
+            latency_model, loaded, engine, batch, precision, confidence=confidence, family=family
+        )
     if precision is None and loaded.onnx_path is None:
         precision = _precision(latency_model)
     network = harvest(loaded, batch=batch, precision=precision, layout=_layout(latency_model))
-    return latency_model.estimate(network, confidence=confidence)
+    found = latency_model.estimate(network, confidence=confidence, family=family)
+    if _TENSORRT not in latency_model.table.environment.runtime:
+        return found
+    return replace(
+        found, flags=(*found.flags, "fused as ONNX Runtime does it; --engine takes what TensorRT fuses")
+    )
+
+
+def _with_engine(
+    latency_model: LatencyModel,
+    loaded: LoadedModel,
+    engine: Path,
+    batch: int | None,
+    precision: str | None,
+    *,
+    confidence: float,
+    family: str | None,
+) -> Estimate:
+    from latency_model.harvest.engine_file import harvest_engine
+
+    runtime = latency_model.table.environment.runtime
+    if loaded.onnx_path is None:
+        raise InputError(
+            f"--engine is for the ONNX file that the engine was built from, not for {loaded.name}"
+        )
+    if _TENSORRT not in runtime:
+        raise InputError(f"--engine is for tables of TensorRT, and this one is of {runtime}; leave it out")
+    cost = harvest_engine(
+        loaded.onnx_path, engine, batch=batch, precision=precision, layout=_layout(latency_model)
+    )
+    found = latency_model.estimate(cost.network, confidence=confidence, family=family)
+    return replace(found, flags=(*found.flags, *cost.notes))
 
 
 def _estimate_rows(

@@ -15,6 +15,7 @@ import numpy as np
 from latency_model.columns import ConvColumns
 from latency_model.conformal import sum_interval
 from latency_model.corrections import weight_bytes
+from latency_model.errors import InputError
 from latency_model.estimate import Estimate, SiteCost
 from latency_model.networks.kernels import Kernel, kernels_of
 from latency_model.networks.prices import NetworkPrices, bare
@@ -33,13 +34,17 @@ _GUESSED = ("regressed", "extrapolated")
 
 
 def by_rows(
-    model: LatencyModel, network: NetworkCost, counts: Mapping[str, int], confidence: float
+    model: LatencyModel,
+    network: NetworkCost,
+    counts: Mapping[str, int],
+    confidence: float,
+    family: str | None = None,
 ) -> Estimate:
     """Return the estimate as the corrected sum of rows.
 
     The intervals of measured rows are joined as independent and normal; those of regressed ones as correlated
     (``sum_interval``), and what the correction leaves open is added. Where networks of several families were
-    measured, the interval is that of networks whose family was left out, with the regressed rows' part added.
+    measured, the interval is that of networks that the correction did not know, with the regressed rows' part added.
     """
     shapes = list(network.shapes(counts))
     others = list(network.op_shapes(counts, reorders=model.reorders))
@@ -84,9 +89,10 @@ def by_rows(
     factor = shares / raw  # of the rows' own uncertainty
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     if model.families is not None:
-        bottom, top = model.families.interval(value, confidence=confidence)
+        bottom, top = model.families.interval(value, family=family, confidence=confidence)
         below, above = max(0.0, value - bottom), max(0.0, top - value)
     else:
+        _no_family(family)
         below = above = z * math.hypot(factor * math.sqrt(variance), correction.spread * value)
     lower, upper = (factor * part for part in _guessed(priced))
     said = [f"{text} ({count} of {len(sites)} sites)" for text, count in flags.items() if count]
@@ -100,6 +106,7 @@ def by_rows(
         high_us=value + math.hypot(above, upper),
         raw_sum_us=raw,
         confidence=confidence,
+        family=family,
         sites=tuple(sites),
         unpriced=MappingProxyType(dict(unpriced)),
         flags=(*said, *model.notes),
@@ -124,10 +131,11 @@ def by_kernels(
     network: NetworkCost,
     counts: Mapping[str, int],
     confidence: float,
+    family: str | None = None,
 ) -> Estimate:
     """Return the estimate as the corrected sum of the kernels that the runtime launches.
 
-    The interval is that of networks whose family was left out of the fit; without several families, rows and
+    The interval is that of networks that the fit did not know; without several families, rows and
     kernels are joined as correlated.
     """
     kernels = kernels_of(network, prices.runtime, counts=counts)
@@ -156,8 +164,9 @@ def by_kernels(
         for some in (sites, ops)
     )
     if prices.families is not None:
-        bottom, top = prices.families.interval(value, confidence=confidence)
+        bottom, top = prices.families.interval(value, family=family, confidence=confidence)
     else:
+        _no_family(family)
         bottom, top = sum_interval(np.array(parts), np.array(low_us), np.array(high_us))
         spread = NormalDist().inv_cdf(0.5 + confidence / 2) * prices.correction.spread * value
         bottom = max(0.0, value - math.hypot(raw - bottom, spread))
@@ -179,6 +188,7 @@ def by_kernels(
         high_us=max(top, value),
         raw_sum_us=raw,
         confidence=confidence,
+        family=family,
         sites=tuple(sites),
         unpriced=MappingProxyType(dict(network.others)),
         flags=(*flags, *model.notes),
@@ -186,6 +196,14 @@ def by_kernels(
         ops=tuple(ops),
         kernels=len(kernels),
     )
+
+
+def _no_family(family: str | None) -> None:
+    if family is not None:
+        raise InputError(
+            f"the model has no intervals of families, so it cannot say what it is for one of {family!r}; fit it on "
+            "measured networks of several families, or leave the family out"
+        )
 
 
 def _described(kernel: Kernel) -> str:

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
-from latency_model.conformal import FamilyConformal
+from latency_model.conformal import NetworkIntervals
 from latency_model.correction import Correction, fit_correction
 from latency_model.corrections import (
     OperatorCorrection,
+    TimedNetwork,
     correction_from_json,
     fit_terms,
     leave_families_out,
+    leave_networks_out,
 )
 from latency_model.errors import InputError, ModelError, TableError
 from latency_model.estimate import Estimate, SiteCost, explain
@@ -56,8 +58,8 @@ class LatencyModel:
     """Estimates convolutions and networks from the rows of one table; made by ``fit`` or ``load``.
 
     ``rows`` predicts convolutions that the table lacks, None when there is no regression. ``prices`` are those of
-    runtimes whose networks are lists of kernels. ``families`` says how far off networks of other families than
-    those of the table's networks were, None for less than four families. ``notes`` says what ``fit`` left out.
+    runtimes whose networks are lists of kernels. ``families`` says how far off networks were that the
+    correction did not know, None for less than four families. ``notes`` says what ``fit`` left out.
     ``origin`` is the table's place, for messages. ``unit`` is that of the files of rows it was fitted on.
     """
 
@@ -67,7 +69,7 @@ class LatencyModel:
     origin: str = "TABLE"
     rows: RowModel | None = None
     prices: NetworkPrices | None = None
-    families: FamilyConformal | None = None
+    families: NetworkIntervals | None = None
     unit: Literal["ms", "us"] = "us"
 
     @classmethod
@@ -94,7 +96,9 @@ class LatencyModel:
             return replace(self, correction=fitted, notes=notes)
         families = [network.family for network in timed]
         left_out = (
-            FamilyConformal.fit(families, leave_families_out(timed, fit_terms))
+            NetworkIntervals.fit(
+                families, leave_families_out(timed, _terms), leave_networks_out(timed, _terms)
+            )
             if len(set(families)) >= _FAMILIES
             else None
         )
@@ -105,7 +109,7 @@ class LatencyModel:
         timed, _ = timed_networks(self.table, self.convs)
         if not self.reorders or len({network.family for network in timed}) < 2:
             return ()
-        ratios = leave_families_out(timed, fit_terms)
+        ratios = leave_families_out(timed, _terms)
         return tuple(
             LeftOutNetwork(
                 n.name, n.family, n.measured_us, n.measured_us / math.exp(r), n.sum_us, len(n.shapes)
@@ -205,13 +209,16 @@ class LatencyModel:
         counts: Mapping[str, int] | None = None,
         *,
         confidence: float = 0.9,
+        family: str | None = None,
     ) -> Estimate:
         """Return the latency of ``network`` at channel ``counts`` (full width if not given).
 
         A convolution has the price of its row, or of its site's grid, else that of the regression, flagged; other
         operators are priced by their rows, between measured sizes on a line, or by the bytes they move.
         ``unpriced`` counts those that nothing prices: the offset of the correction covers them as far as measured
-        networks had them. Raises ``TableError`` when the table lacks a site and there is no regression, with the
+        networks had them. The interval is that of a network of an unseen family, or of another one of ``family``,
+        of which networks were measured (``InputError`` where none was). Raises ``TableError`` when the table lacks a
+        site and there is no regression, with the
         command that adds it, and ``ModelError`` for a network without a 2-D convolution.
         """
         if not 0 < confidence < 1:
@@ -220,10 +227,10 @@ class LatencyModel:
             raise ModelError(f"{network.name} has no 2-D convolution, so a table says nothing of it")
         full = network.groups if counts is None else network.counts(counts)
         if self.prices is not None:
-            return by_kernels(self, self.prices, network, full, confidence)
+            return by_kernels(self, self.prices, network, full, confidence, family)
         if self.rows is None:
             self._check(network, (shape for _, shape in network.shapes(full)))
-        return by_rows(self, network, full, confidence)
+        return by_rows(self, network, full, confidence, family)
 
     def predict(
         self, columns: ConvColumns, *, confidence: float = 0.9
@@ -309,7 +316,7 @@ class LatencyModel:
                     f"{folder} was written by a later version of Gharial; update with: pip install -U gharial"
                 )
             correction = correction_from_json(data["correction"])
-            families = FamilyConformal.from_json(data["families"]) if data.get("families") else None
+            families = NetworkIntervals.from_json(data["families"]) if data.get("families") else None
             whole = (data["environment"], data["rows"]) == (table.environment.key, len(table))
             notes = tuple(str(note) for note in data["notes"])
             rows = RowModel.load(folder) if data.get("regression") else None
@@ -325,3 +332,7 @@ class LatencyModel:
                 "fit the model again"
             )
         return cls(table, correction, notes, str(folder / _TABLE), rows, prices, families, unit)
+
+
+def _terms(networks: Sequence[TimedNetwork]) -> OperatorCorrection:
+    return fit_terms(networks, judged=False)

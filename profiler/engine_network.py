@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latency_model import console
-from latency_model.errors import InputError
 from latency_model.harvest import harvest_onnx, onnx_at_batch
-from latency_model.harvest.engine_layers import EngineLayer, layers_from_json
+from latency_model.harvest.engine_file import KEY, layers_to_json, read_layers
+from latency_model.harvest.engine_layers import EngineLayer
 from latency_model.harvest.from_engine import engine_cost
 from latency_model.harvest.onnx_file import image_sizes, open_onnx
 
@@ -41,12 +41,7 @@ def network_view(
     if layers_file is None:
         layers, built = _build(model, path.name, compute_capability, optimisation_level, flavour)
     else:
-        try:
-            layers = layers_from_json(layers_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{layers_file} cannot be read; give the file that trtexec --exportLayerInfo wrote"
-            ) from error
+        layers = read_layers(layers_file)
     cost = engine_cost(layers, model, network)
     writes = {layer.name: layer.formats for layer in layers}
     return {
@@ -62,6 +57,7 @@ def network_view(
         "in_place": list(cost.in_place),
         "unmatched": list(cost.unmatched),
         "notes": list(cost.notes),
+        KEY: layers_to_json(layers),
     }
 
 

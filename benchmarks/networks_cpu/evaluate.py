@@ -5,8 +5,9 @@
 Reads table.parquet and networks.csv (of an unfinished run also its journal) and writes results.csv (one line a
 network and method) and summary.json. A method is fitted on the other families' networks; the interval of a
 network comes from the errors that the same method makes on each of those families when it is left out too
-(``FamilyConformal``). What a network takes is what the table quotes, the fastest confirmed reading ("quoted"), or
-where readings.csv has others the median of all ("median").
+(``FamilyConformal``). Coverage is also judged for networks of known families ("known"): each is left out alone, and its
+interval comes from the errors of the others left out alone. What a network takes is what the table quotes, the
+fastest confirmed reading ("quoted"), or where readings.csv has others the median of all ("median").
 Rows of convolutions are judged by 5-fold cross-validation, and the sums of networks from rows so predicted.
 ``--regressor`` names a class with ``fit(columns, latency_us)``, which returns what has ``predict(columns)``;
 without it boosted trees on the logarithms of the sizes stand in.
@@ -29,7 +30,13 @@ from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
 from latency_model.conformal import FamilyConformal
-from latency_model.corrections import TimedNetwork, leave_families_out, part_of, predicted_us
+from latency_model.corrections import (
+    TimedNetwork,
+    leave_families_out,
+    leave_networks_out,
+    part_of,
+    predicted_us,
+)
 from latency_model.environment import Environment
 from latency_model.ops import Config, parse_config
 from latency_model.shapes import ConvShape
@@ -153,6 +160,22 @@ def covered(networks: Sequence[TimedNetwork], method: str, confidence: float) ->
     return float(np.mean(hits)), float(np.mean(widths))
 
 
+def covered_in_family(
+    networks: Sequence[TimedNetwork], method: str, confidence: float
+) -> tuple[float, float, float]:
+    """Return the same of networks whose family has others, left out alone, and their mean error, all as shares."""
+    ratios = leave_networks_out(networks, FITS[method])
+    hits, widths = [], []
+    for place, network in enumerate(networks):
+        others = [n.family for n in networks if n is not network]
+        around = FamilyConformal.fit(others, np.delete(ratios, place))
+        predicted = network.measured_us / np.exp(ratios[place])
+        low, high = around.interval(predicted, network.family, confidence)
+        hits.append(low <= network.measured_us <= high)
+        widths.append((high - low) / 2 / predicted)
+    return float(np.mean(hits)), float(np.mean(widths)), float(np.abs(np.expm1(-ratios)).mean())
+
+
 def judge(predicted: Iterable[float], measured: Iterable[float]) -> dict[str, float]:
     """Return mean error and mean signed error in percent, and the shares within 5 and 10 %."""
     p, m = np.array(list(predicted)), np.array(list(measured))
@@ -243,6 +266,9 @@ def judge_networks(
         if len(set(families)) > 2:
             share, width = covered(networks, method, 0.9)
             found |= {"covered_90": round(100 * share, 1), "half_width_90": round(100 * width, 1)}
+            share, width, error = covered_in_family(networks, method, 0.9)
+            found |= {"covered_90_known": round(100 * share, 1), "half_width_90_known": round(100 * width, 1)}
+            found["mape_known"] = round(100 * error, 2)
         found["families"] = {
             family: judge(predicted[families == family], measured[families == family])
             for family in dict.fromkeys(families.tolist())

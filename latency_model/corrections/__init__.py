@@ -6,7 +6,12 @@ from latency_model.corrections.fit import fit_terms
 from latency_model.corrections.moved import PARTS, Caches, part_of, weight_bytes
 from latency_model.corrections.seam import OperatorCorrection, correction_from_json
 from latency_model.corrections.terms import TermsCorrection
-from latency_model.corrections.timed import TimedNetwork, leave_families_out, predicted_us
+from latency_model.corrections.timed import (
+    TimedNetwork,
+    leave_families_out,
+    leave_networks_out,
+    predicted_us,
+)
 
 __all__ = [
     "PARTS",
@@ -17,6 +22,7 @@ __all__ = [
     "correction_from_json",
     "fit_terms",
     "leave_families_out",
+    "leave_networks_out",
     "part_of",
     "predicted_us",
     "weight_bytes",

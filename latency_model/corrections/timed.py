@@ -14,7 +14,14 @@ from latency_model.corrections.seam import OperatorCorrection
 from latency_model.errors import InputError
 from latency_model.ops import Config
 
-__all__ = ["Fit", "TimedNetwork", "leave_families_out", "log_ratio", "predicted_us"]
+__all__ = [
+    "Fit",
+    "TimedNetwork",
+    "leave_families_out",
+    "leave_networks_out",
+    "log_ratio",
+    "predicted_us",
+]
 
 Array = NDArray[np.float64]
 
@@ -95,3 +102,13 @@ def leave_families_out(networks: Sequence[TimedNetwork], fit: Fit) -> Array:
             if network.family == family:
                 found[place] = log_ratio(correction, network)
     return found
+
+
+def leave_networks_out(networks: Sequence[TimedNetwork], fit: Fit) -> Array:
+    """Return log(measured / predicted) of each network by a correction that knew all the others."""
+    return np.array(
+        [
+            log_ratio(fit([*networks[:place], *networks[place + 1 :]]), network)
+            for place, network in enumerate(networks)
+        ]
+    )

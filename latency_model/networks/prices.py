@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
-from latency_model.conformal import FamilyConformal
+from latency_model.conformal import NetworkIntervals
 from latency_model.errors import InputError
 from latency_model.networks.correction import NetworkCorrection, fit_network_correction
 from latency_model.networks.glue import GluePrices, GlueSample, samples_of_trace
@@ -48,7 +48,7 @@ class NetworkPrices:
 
     glue: GluePrices
     correction: NetworkCorrection
-    families: FamilyConformal | None = None
+    families: NetworkIntervals | None = None
     runtime: str = "onnxruntime-cuda"
 
     @classmethod
@@ -84,13 +84,16 @@ class NetworkPrices:
         counts = np.array([float(len(own)) for own in kernels])
         measured = np.array([network.measured_us for network in networks])
         predicted = _left_out(sums, counts, measured, families)
+        alone = _left_out(sums, counts, measured, [str(place) for place in range(len(networks))], families)
         # Fitted on sums that no trace of their own family made, as a new network's will be.
         correction = fit_network_correction(sums.tolist(), counts.tolist(), measured.tolist(), families)
         several = len(set(families)) > 1
         made = cls(
             GluePrices.fit([*samples, *(s for mine in traced for s in mine)], flops_per_us=flops_per_us),
             correction,
-            FamilyConformal.fit(families, np.log(measured / predicted)) if several else None,
+            NetworkIntervals.fit(families, np.log(measured / predicted), np.log(measured / alone))
+            if several
+            else None,
             runtime,
         )
         return made, tuple(
@@ -115,7 +118,7 @@ class NetworkPrices:
             return cls(
                 GluePrices.from_json(data["glue"]),
                 NetworkCorrection.from_json(data["correction"]),
-                None if families is None else FamilyConformal.from_json(families),
+                None if families is None else NetworkIntervals.from_json(families),
                 str(data["runtime"]),
             )
         except (KeyError, TypeError) as error:
@@ -142,12 +145,17 @@ def _glue_sum(glue: GluePrices, kernels: Sequence[Kernel]) -> float:
     return sum(glue.price(kernel).latency_us for kernel in kernels if kernel.kind != "conv")
 
 
-def _left_out(sums: Array, counts: Array, measured: Array, families: Sequence[str]) -> Array:
-    """Return each network by the correction of the other families; with one family only, by its own."""
+def _left_out(
+    sums: Array, counts: Array, measured: Array, groups: Sequence[str], families: Sequence[str] | None = None
+) -> Array:
+    """Return each network by the correction of the other groups; with one group only, by its own.
+
+    ``families`` are those that the corrections choose by, the groups themselves if not given.
+    """
     predicted = np.empty(len(sums))
-    names = np.array(families)
-    for family in dict.fromkeys(families):
-        held = names == family
+    left, names = np.array(groups), np.array(groups if families is None else families)
+    for group in dict.fromkeys(groups):
+        held = left == group
         seen = ~held if (~held).any() else held
         correction = fit_network_correction(
             sums[seen].tolist(), counts[seen].tolist(), measured[seen].tolist(), names[seen].tolist()

@@ -6,8 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from latency_model.corrections import TermsCorrection
+from latency_model.conformal import FamilyConformal
+from latency_model.corrections import TermsCorrection, fit_terms, leave_networks_out, predicted_us
 from latency_model.environment import Environment
+from latency_model.errors import InputError
 from latency_model.estimate import explain
 from latency_model.fit_report import write_report
 from latency_model.fitting import fit_files, report_facts
@@ -16,6 +18,7 @@ from latency_model.measurement import NetworkRow
 from latency_model.model import LatencyModel
 from latency_model.row_model import Predicted
 from latency_model.table import LatencyTable
+from latency_model.timed_networks import timed_networks
 from latency_model.zoo import load_model
 
 CPU = Environment("Test CPU", "cpu", "onnxruntime", "1.0")
@@ -49,7 +52,8 @@ def test_the_correction_is_one_of_terms_and_knows_its_families(model):
     assert isinstance(model.correction, TermsCorrection)
     assert model.correction.networks == 10
     assert model.families is not None
-    assert set(model.families.sizes.values()) == {2}
+    assert set(model.families.unseen.sizes.values()) == {2}
+    assert set(model.families.known.sizes.values()) == {2}
     left_out = model.left_out()
     assert len(left_out) == 10
     assert np.mean([abs(n.predicted_us / n.measured_us - 1) for n in left_out]) < 0.05
@@ -67,6 +71,25 @@ def test_shares_and_the_call_are_the_estimate(model, network):
     assert estimate.low_us == pytest.approx(min(low, estimate.latency_us))
     assert estimate.high_us == pytest.approx(max(high, estimate.latency_us))
     assert "by each operator's kind" in explain(estimate)
+
+
+def test_the_interval_of_a_known_family_rests_on_networks_left_out_alone(model, network, table):
+    timed, _ = timed_networks(table, model.convs)
+    ratios = leave_networks_out(timed, fit_terms)
+    # The last network by a correction that knew all others, its family's other one too.
+    rest = fit_terms(timed[:-1])
+    assert ratios[-1] == pytest.approx(np.log(timed[-1].measured_us / predicted_us(rest, timed[-1])))
+    known = FamilyConformal.fit([n.family for n in timed], ratios)
+    assert model.families.known.means == pytest.approx(known.means)
+    estimate = model.estimate(network, family="resnet-basic")
+    low, high = known.interval(estimate.latency_us, "resnet-basic")
+    assert estimate.low_us == pytest.approx(min(low, estimate.latency_us))
+    assert estimate.high_us == pytest.approx(max(high, estimate.latency_us))
+    assert estimate.family == estimate.to_json()["family"] == "resnet-basic"
+    assert "networks of the family resnet-basic" in explain(estimate)
+    assert model.estimate(network).latency_us == estimate.latency_us
+    with pytest.raises(InputError, match="no network of the family 'alexnet'"):
+        model.estimate(network, family="alexnet")
 
 
 def test_corrected_matrices_at_full_width_are_the_shares(model, network):
@@ -131,6 +154,8 @@ def test_few_families_give_no_interval_of_families(table):
     few = dataclasses.replace(table, networks=table.networks[:3])
     model = LatencyModel.fit([few])
     assert model.families is None
+    with pytest.raises(InputError, match="no intervals of families"):
+        model.estimate(harvest(load_model("digits_resnet", seed=0), batch=1), family="resnet-basic")
     assert isinstance(model.correction, TermsCorrection)
     assert LatencyModel.fit([dataclasses.replace(table, networks=())]).correction.networks == 0
 
