@@ -50,6 +50,10 @@ def fit(
         OnBad,
         typer.Option(help="Rows of a plain file that cannot be used: stop, or leave them out and say so."),
     ] = OnBad.ERROR,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of which device plain rows are, if their file does not say."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Fit a latency model on tables or plain rows, and a correction on whole networks."""
@@ -59,7 +63,12 @@ def fit(
     paths = [find_table(text) for text in given]
     with console.counting("regressions", quiet=json) as step:
         fitted = fit_files(
-            paths, networks=networks, on_bad=on_bad.value, regression=regression, progress=step
+            paths,
+            networks=networks,
+            on_bad=on_bad.value,
+            device=device,
+            regression=regression,
+            progress=step,
         )
     fitted.model.save(out)
     facts = report_facts(fitted, title=", ".join(path.name for path in paths))

@@ -41,16 +41,18 @@ def fit_files(
     *,
     networks: Path | None = None,
     on_bad: Literal["error", "drop"] = "error",
+    device: str | None = None,
     regression: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
     """Fit a model on tables and plain rows of one environment.
 
-    ``networks`` is a file of measured networks. A regression is left out, with a note, for fewer than 40 rows.
+    ``networks`` is a file of measured networks, ``device`` the name of that of plain rows. A regression is left
+    out, with a note, for fewer than 40 rows.
     Raises ``InputError`` and its kin for files that do not fit, ``ModelError`` for networks that have convolutions
     without a price.
     """
-    tables, plain, said = load_tables(paths, on_bad=on_bad)
+    tables, plain, said = load_tables(paths, on_bad=on_bad, device=device)
     model = LatencyModel.fit(tables, origin=str(paths[0]))
     notes = list(said)
     if plain and len(plain) == len(paths):

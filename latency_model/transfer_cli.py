@@ -43,6 +43,10 @@ def transfer(
             show_default="those of the known device",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The new device's name, if the samples' file does not say."),
+    ] = None,
     units: Annotated[
         int | None,
         typer.Option(
@@ -62,6 +66,7 @@ def transfer(
     if not 0 < confidence < 1:
         raise InputError(f"a confidence lies between 0 and 1, not at {confidence}; use 0.9 for 90 %")
     known, few = read_rows(source), read_rows(samples)
+    few = few if device is None else few.of_device(device)
     asked = known if wanted is None else read_rows(wanted, latency="optional", defaults=known.defaults)
     found = transfer_table(known, few, wanted=asked.columns, confidence=confidence, units=units)
     table = _table(found, few, source)

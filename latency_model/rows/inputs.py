@@ -34,12 +34,13 @@ def holds_rows(path: Path) -> bool:
 
 
 def load_tables(
-    paths: Sequence[Path], *, on_bad: Literal["error", "drop"] = "error"
+    paths: Sequence[Path], *, on_bad: Literal["error", "drop"] = "error", device: str | None = None
 ) -> tuple[list[LatencyTable], list[RowSet], list[str]]:
     """Return a table for each of ``paths``, the rows of those that are plain, and what to know of them.
 
     Convolutions that several plain files have must agree like equal rows of one file; with
-    ``on_bad="drop"`` they need not. The file given last counts. Raises ``RowsError`` and ``TableError``.
+    ``on_bad="drop"`` they need not. The file given last counts. ``device`` names that of plain
+    rows. Raises ``RowsError`` and ``TableError``.
     """
     tables: list[LatencyTable] = []
     plain: list[tuple[RowSet, LatencyTable]] = []
@@ -49,12 +50,15 @@ def load_tables(
             tables.append(LatencyTable.load(path))
             continue
         rows = read_rows(path, on_bad=on_bad)
+        rows = rows if device is None else rows.of_device(device)
         table = to_table(rows)
         notes.extend(f"{path}: {note}" for note in rows.notes)
         for earlier, other in plain:
             notes.extend(_common(earlier.origin, other, path, table, fatal=on_bad == "error"))
         tables.append(table)
         plain.append((rows, table))
+    if device is not None and not plain:
+        raise RowsError("latency tables name their device themselves; leave --device out")
     return tables, [rows for rows, _ in plain], notes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +86,12 @@ class RowSet:
             if len(found) == 1:
                 common[name] = found.pop()
         return Defaults(**common, unit=self.unit)
+
+    def of_device(self, name: str) -> RowSet:
+        """Return the rows as those of the device ``name``; ``RowsError`` when their file says another."""
+        if self.device not in (None, name):
+            raise RowsError(f"{self.origin} has rows of {self.device}, not of {name}; leave --device out")
+        return replace(self, device=name)
 
     def in_file_order(self, values: Floats) -> Floats:
         """Return one value per row of the file from one per convolution; NaN for rows that were left out."""

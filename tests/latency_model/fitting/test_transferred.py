@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from latency_model import transfer
 from latency_model.errors import InputError
 from latency_model.table import LatencyTable
 
@@ -41,3 +42,22 @@ def test_the_table_is_one_that_other_commands_take(devices):
     with pytest.raises(InputError, match="between 0 and 1"):
         words = ("--samples", devices / "few.csv", "--out", out, "--confidence", 2)
         call("transfer", devices / "known.csv", *words)
+
+
+def test_every_option_reaches_the_transfer(devices, monkeypatch):
+    given = {}
+    real = transfer.transfer_table
+
+    def seen(known, few, **options):
+        given.update(options, few=few)
+        return real(known, few, **options)
+
+    monkeypatch.setattr(transfer, "transfer_table", seen)
+    asked = devices / "asked.csv"
+    pd.read_csv(devices / "known.csv").head(7).drop(columns="latency_ms").to_csv(asked, index=False)
+    out = devices / "options.parquet"
+    words = ("--rows", asked, "--units", 12, "--confidence", 0.8, "--device", "NVIDIA X")
+    said = data("transfer", devices / "known.csv", "--samples", devices / "few.csv", "--out", out, *words)
+    assert (given["units"], given["confidence"], len(given["wanted"])) == (12, 0.8, 7)
+    assert given["few"].device == LatencyTable.load(out).environment.device == "NVIDIA X"
+    assert (said["rows"], said["confidence"]) == (7, 0.8)

@@ -79,3 +79,18 @@ def test_rows_beside_a_table_of_a_known_device_are_refused(rows, saved, table, t
     tables, _, _ = load_tables([table, saved(rows.frame(), "rows.csv")])
     with pytest.raises(TableError, match="different environments"):
         LatencyModel.fit(tables)
+
+
+def test_rows_get_the_device_that_their_file_does_not_name(rows, saved, table, tmp_path):
+    plain = saved(rows.frame(), "rows.csv")
+    tables, (found,), _ = load_tables([plain], device="NVIDIA X")
+    assert tables[0].environment.device == found.device == "NVIDIA X"
+    words = ["fit", str(plain), "--device", "NVIDIA X", "--out", str(tmp_path / "model")]
+    assert runner.invoke(app, words).exit_code == 0
+    assert LatencyModel.load(tmp_path / "model").table.environment.device == "NVIDIA X"
+    named = saved(rows.frame({"device": "NVIDIA Y"}), "named.csv")
+    assert load_tables([named], device="NVIDIA Y")[0][0].environment.device == "NVIDIA Y"
+    with pytest.raises(RowsError, match="has rows of NVIDIA Y, not of NVIDIA X"):
+        load_tables([named], device="NVIDIA X")
+    with pytest.raises(RowsError, match="name their device themselves"):
+        load_tables([table], device="NVIDIA X")
