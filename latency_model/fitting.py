@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from latency_model.columns import ConvColumns
+from latency_model.conformal import FamilyConformal
 from latency_model.model import LatencyModel
 from latency_model.networks import read_networks, samples_of_rows
 from latency_model.networks.glue import GlueSample
@@ -109,7 +110,7 @@ def report_facts(fitted: Fitted, *, title: str, confidence: float = 0.9) -> FitF
         high_us=high,
         confidence=confidence,
         family=[main_kernel(name) for name in family],
-        networks=[_network_fact(model, network, confidence) for network in fitted.networks],
+        networks=_network_facts(fitted.networks, confidence),
         notes=(*fitted.notes, *model.notes),
         facts=(
             ("device", environment.device),
@@ -150,13 +151,28 @@ def _curves(rows: RowModel | None, facts: FitFacts) -> list[Staircase]:
     return curves
 
 
-def _network_fact(model: LatencyModel, network: LeftOutNetwork, confidence: float) -> NetworkFact:
+def _network_facts(networks: Sequence[LeftOutNetwork], confidence: float) -> list[NetworkFact]:
+    """Return the networks with intervals that rest on the other families, as those of a new family will."""
     from latency_model.fit_report import NetworkFact
 
-    families = model.families if model.prices is None else model.prices.families
-    low, high = float("nan"), float("nan")
-    if families is not None:
-        low, high = families.interval(network.predicted_us, confidence=confidence)
-    return NetworkFact(
-        network.name, network.family, network.measured_us, network.predicted_us, low, high, network.raw_sum_us
-    )
+    names = np.array([network.family for network in networks])
+    ratios = np.log([network.measured_us / network.predicted_us for network in networks])
+    facts = []
+    for network in networks:
+        others = names != network.family
+        low, high = float("nan"), float("nan")
+        if len(set(names[others].tolist())) > 1:
+            intervals = FamilyConformal.fit(names[others].tolist(), ratios[others])
+            low, high = intervals.interval(network.predicted_us, confidence=confidence)
+        facts.append(
+            NetworkFact(
+                network.name,
+                network.family,
+                network.measured_us,
+                network.predicted_us,
+                low,
+                high,
+                network.raw_sum_us,
+            )
+        )
+    return facts

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latency_model.fitting import fit_files
+from latency_model.conformal import FamilyConformal
+from latency_model.fitting import fit_files, report_facts
 from latency_model.model import LatencyModel
+from latency_model.networks.prices import LeftOutNetwork
 from latency_model.row_model import LeftOut
 
 from .conftest import some_rows
@@ -63,6 +65,27 @@ def test_predictions_are_in_the_unit_of_plain_rows(parts):
     both = fit_files([parts / "first.csv", parts / "table.parquet"], regression=False).model
     assert both.unit == "us"
     assert dataclasses.replace(both, unit="ms").defaults.unit == "ms"
+
+
+def test_a_network_is_judged_by_an_interval_that_its_family_has_no_part_in(parts):
+    rng = np.random.default_rng(1)
+    networks = tuple(
+        LeftOutNetwork(f"{family}{place}", family, measured, 100.0, 90.0, 3)
+        for family, centre in (("a", 100.0), ("b", 104.0), ("c", 300.0))
+        for place, measured in enumerate(centre * np.exp(rng.normal(0, 0.01, 4)))
+    )
+    fitted = fit_files([parts / "first.csv"], regression=False)
+    facts = report_facts(dataclasses.replace(fitted, networks=networks), title="", confidence=0.8)
+    far = [network for network in networks if network.family != "c"]
+    ratios = np.log([network.measured_us / network.predicted_us for network in far])
+    intervals = FamilyConformal.fit([network.family for network in far], ratios)
+    for fact in facts.networks[8:]:
+        assert (fact.low_us, fact.high_us) == pytest.approx(intervals.interval(100.0, confidence=0.8))
+        assert not fact.low_us <= fact.measured_us <= fact.high_us
+    # Of a and b the far family is one of the others, so that much is open.
+    assert all(fact.low_us < fact.measured_us < fact.high_us for fact in facts.networks[:8])
+    two = report_facts(dataclasses.replace(fitted, networks=networks[4:]), title="")
+    assert all(np.isnan((fact.low_us, fact.high_us)).all() for fact in two.networks)
 
 
 def test_few_rows_are_said_and_many_are_not(parts):
