@@ -44,6 +44,12 @@ def prune(
     out: Annotated[Path, typer.Option(help="Folder for weights, plan, ONNX file and report.")],
     weights: Annotated[Path | None, typer.Option(help="Trained weights, safetensors.")] = None,
     method: Annotated[str, typer.Option(help="Pruning method; see gharial methods.")] = "gator",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of the method; see gharial methods --json."
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of a method that learns.")] = 3,
     finetune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of recovery after the cut.")] = 3,
     batch: Annotated[
@@ -80,6 +86,7 @@ def prune(
         finetune_lr=finetune_lr,
         amp=amp,
         seed=seed,
+        options=tuple(settings or ()),
     )
     report = run(request, out, command=_command(), restart=restart)
     if json:
@@ -122,9 +129,16 @@ def methods(json: _JSON = False) -> None:
     from rich.table import Table
 
     from pruner.methods import method_names, open_method
+    from pruner.methods.options import described
 
     rows = [
-        {"name": name, "needs_data": method.needs_data, "trains": method.trains, "summary": summary}
+        {
+            "name": name,
+            "needs_data": method.needs_data,
+            "trains": method.trains,
+            "summary": summary,
+            "settings": described(kind()) if (kind := getattr(type(method), "Config", None)) else {},
+        }
         for name in method_names()
         for method in (open_method(name),)
         for summary in ((type(method).__doc__ or "").splitlines()[0],)

@@ -18,6 +18,7 @@ from latency_model.console import progress as progress_display
 from pruner.data import Splits, load_data
 from pruner.decide import ATTEMPTS, cut, decide
 from pruner.methods import Method, Problem, Values, open_method
+from pruner.methods.options import parse_options
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of, measure_pair
 from pruner.report import load_report
@@ -57,6 +58,7 @@ class PruneRequest:
     finetune_lr: float = 0.02
     amp: bool = False
     seed: int = 0
+    options: tuple[str, ...] = ()
 
 
 def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool = False) -> RunReport:
@@ -68,10 +70,11 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
     raises; a request that cannot be run leaves ``out`` as it was, ``restart`` or not.
     """
     out, started = Path(out), time.monotonic()
-    if holds(asdict(request), out, restart=restart) and (out / "report.json").is_file():
+    asked = {**asdict(request), "options": list(request.options)}
+    if holds(asked, out, restart=restart) and (out / "report.json").is_file():
         return load_report(out)
     # A mistake ends here, before anything is written or thrown away: the corrected command can follow.
-    method = open_method(request.method)
+    method = open_method(request.method, parse_options(request.options))
     setting = prepare(
         request.model,
         weights=Path(request.weights) if request.weights else None,
@@ -83,7 +86,7 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
     splits = load_data(request.data, seed=request.seed)
     splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
     with backend_of(setting.table.environment) as backend:
-        claim(asdict(request), out, restart=restart)
+        claim(asked, out, restart=restart)
         clock = Stopwatch(out, started=started)
         try:
             return _run(request, method, setting, splits, backend, out, command=command, clock=clock)

@@ -66,7 +66,10 @@ class Values:
 
 
 class Method(Protocol):
-    """A pruning method; construct without arguments, register under the entry-point group ``pruner.methods``."""
+    """A pruning method; construct without arguments, register under the entry-point group ``pruner.methods``.
+
+    A class with settings has a frozen dataclass of them as ``Config``, and takes one as its first argument.
+    """
 
     name: str
     needs_data: bool

@@ -18,19 +18,18 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latency_model.errors import DataError
-from latency_model.expectation import ExpectedLatency
-from latency_model.grid import convex_minorant
-from pruner.cost import Cost
+from latency_model.errors import DataError, InputError
 from pruner.gates import Gates, logit
 from pruner.methods.base import Problem, Values
+from pruner.methods.options import described
+from pruner.methods.prices import PRICES, open_price
 from pruner.training import Callback, Step, fit
 
 __all__ = ["Gator", "GatorConfig"]
@@ -50,6 +49,10 @@ class GatorConfig:
     mean price. ``fall`` is the share of the steps in which a channel without importance closes; lambda looks
     ``horizon`` of the steps ahead. From ``quiet_from`` to ``quiet_to`` the noise of the gates goes from
     full to none, so that the weights end up trained for the channels that stay.
+
+    ``price`` is what channels are charged, one of ``PRICES``. ``stages`` are fixed values of lambda in place of the
+    dual ascent, for equal shares of the steps, as the original doubled it: where that leads is not known before, and
+    the budget is met by the allocation alone.
     """
 
     initial_keep: float = 0.995
@@ -64,35 +67,23 @@ class GatorConfig:
     floor: float = 0.125
     quiet_from: float = 0.7
     quiet_to: float = 0.9
+    price: str = "table"
+    stages: tuple[float, ...] = ()
 
-
-class _Price:
-    """Marginal relative cost of one channel per group, from the differentiable expectation of the table."""
-
-    def __init__(self, cost: Cost) -> None:
-        hull = {name: convex_minorant(matrix) for name, matrix in cost.matrices.items()}
-        self._hull = ExpectedLatency(cost.network, hull)
-        self._exact = ExpectedLatency(cost.network, cost.matrices)
-        self._scale, self._constant, self._full = cost.scale, cost.constant, cost.full
-
-    def __call__(self, keep: dict[str, Tensor], sharpness: float) -> tuple[float, dict[str, float]]:
-        """Return (expected relative cost, mean marginal cost of an open channel per group)."""
-        leaves = {name: p.detach().double().requires_grad_() for name, p in keep.items()}
-        value = (1 - sharpness) * self._hull(leaves)
-        if sharpness > 0:
-            value = value + sharpness * self._exact(leaves)
-        relative = (self._scale * value + self._constant) / self._full
-        grads = torch.autograd.grad(relative, list(leaves.values()), allow_unused=True)
-        prices = {}
-        for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
-            prices[name] = torch.zeros_like(leaf) if grad is None else grad
-        return float(relative.detach()), {name: float(price.mean()) for name, price in prices.items()}
-
-    @torch.no_grad()
-    def value(self, keep: Mapping[str, Tensor]) -> float:
-        """Return the expected relative cost along the minorant."""
-        value = self._hull({name: p.double() for name, p in keep.items()})
-        return float(self._scale * value + self._constant) / self._full
+    def __post_init__(self) -> None:
+        rules = (
+            (0.5 < self.initial_keep < 1, "initial_keep", "above 0.5 and below 1"),
+            (0 < self.reach <= 1, "reach", "above 0 and at most 1"),
+            (0 < self.fall <= 1, "fall", "above 0 and at most 1"),
+            (0 <= self.floor <= 1, "floor", "between 0 and 1"),
+            (0 <= self.momentum < 1, "momentum", "at least 0 and below 1"),
+            (0 <= self.quiet_from < self.quiet_to <= 1, "quiet_from", "below quiet_to, both between 0 and 1"),
+            (self.price in PRICES, "price", f"one of {', '.join(PRICES)}"),
+            (all(stage > 0 for stage in self.stages), "stages", "positive"),
+        )
+        for good, name, what in rules:
+            if not good:
+                raise InputError(f"{name} of gator must be {what}, not {getattr(self, name)!r}")
 
 
 class Gator:
@@ -101,6 +92,7 @@ class Gator:
     name = "gator"
     needs_data = True
     trains = True
+    Config = GatorConfig
 
     def __init__(self, config: GatorConfig | None = None) -> None:
         self.config = config or GatorConfig()
@@ -150,7 +142,7 @@ class _Gating(Callback):
     def __init__(self, problem: Problem, config: GatorConfig) -> None:
         self.config, self.budget_ratio, self.full = config, problem.ratio, problem.cost.full
         self.gates = Gates(problem.graph, initial_keep=config.initial_keep)
-        self.price = _Price(problem.cost)
+        self.price = open_price(config.price, problem.cost)
         self.velocity = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
         self.drift = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
         self.prices: dict[str, float] = {}
@@ -167,10 +159,12 @@ class _Gating(Callback):
 
     def identity(self) -> Mapping[str, Any]:
         """What makes another run of it: the configuration, the budget and the table behind the cost."""
-        return {"method": "gator", "ratio": self.budget_ratio, "full": self.full, **asdict(self.config)}
+        return {"method": "gator", "ratio": self.budget_ratio, "full": self.full, **described(self.config)}
 
     def target(self, step: float, steps: int) -> float:
-        """The cost that the dual ascent aims at: falls geometrically from 1 to the budget."""
+        """The cost that the dual ascent aims at: falls geometrically from 1 to the budget; 0 with fixed stages."""
+        if self.config.stages:
+            return 0.0
         reached = min(1.0, (step + 1) / (self.config.reach * steps))
         return self.budget_ratio**reached
 
@@ -184,6 +178,12 @@ class _Gating(Callback):
         keep = self.gates.keep()
         self.ratio, self.prices = self.price(keep, 0.5 * late)
         self._close(step)
+        self.weight = self._lambda(step, keep)
+
+    def _lambda(self, step: Step, keep: Mapping[str, Tensor]) -> float:
+        """Return the weight of the cost for this step."""
+        if self.config.stages:
+            return self.config.stages[int(step.progress * len(self.config.stages))]
         # Gates need many steps to fall, so lambda answers to where they are heading, not to where they are.
         ahead = self.config.horizon * step.steps
         future = {
@@ -193,7 +193,7 @@ class _Gating(Callback):
         }
         aim = self.target(step.step + ahead, step.steps)
         error = math.log(max(self.price.value(future), 1e-6) / aim)
-        self.weight = min(1e4, max(1e-4, self.weight * math.exp(self.config.dual_rate / step.steps * error)))
+        return min(1e4, max(1e-4, self.weight * math.exp(self.config.dual_rate / step.steps * error)))
 
     def _close(self, step: Step) -> None:
         """Mask gates below one half, the least likely first, as many as leave the cost at or above its target."""

@@ -15,7 +15,8 @@ from pruner.data import load_data
 from pruner.graph import trace
 from pruner.methods import method_names, open_method
 from pruner.methods.base import Problem
-from pruner.methods.gator import Gator, GatorConfig, _Gating, _mean_slope, _Price
+from pruner.methods.gator import Gator, GatorConfig, _Gating, _mean_slope
+from pruner.methods.prices import HalfWidthPrice, TablePrice, half_width_multipliers
 from pruner.training import Step
 
 
@@ -83,7 +84,7 @@ def test_mean_slope_is_the_closed_form(keep, slope):
 def test_price_looks_across_a_plateau(splits, tmp_path):
     """Where the exact expectation of a staircase is flat, the minorant still charges for a channel."""
     graph = problem(splits, tmp_path).graph
-    price = _Price(stairs(graph))
+    price = TablePrice(stairs(graph))
     keep = {name: torch.full((size,), 0.999999) for name, size in graph.sizes().items()}
     ratio, far = price(keep, 0.0)
     assert ratio == pytest.approx(1.0, abs=1e-4)
@@ -99,7 +100,7 @@ def test_price_is_the_marginal_cost(splits, tmp_path):
     graph = problem(splits, tmp_path).graph
     cost = macs_cost(network(graph))
     keep = {name: torch.ones(size) for name, size in graph.sizes().items()}
-    ratio, prices = _Price(cost)(keep, 1.0)
+    ratio, prices = TablePrice(cost)(keep, 1.0)
     assert ratio == pytest.approx(1.0)
     for name, size in graph.sizes().items():
         step = (cost.full - cost.value({name: size - 1})) / cost.full
@@ -193,3 +194,35 @@ def test_every_method_opens():
         assert method.name == name
         assert isinstance(method.needs_data, bool) and isinstance(method.trains, bool)
     assert GatorConfig().initial_keep == 0.995
+
+
+def test_half_width_prices_are_marginal_macs_times_multipliers(splits, tmp_path):
+    graph = problem(splits, tmp_path).graph
+    cost = stairs(graph)
+    price = HalfWidthPrice(cost)
+    assert price.multipliers == half_width_multipliers(cost)
+    keep = {name: torch.full((size,), 0.9) for name, size in graph.sizes().items()}
+    ratio, prices = price(keep, 0.0)
+    _, macs = TablePrice(macs_cost(network(graph)))(keep, 0.0)
+    assert ratio == TablePrice(cost)(keep, 0.0)[0]
+    assert price.value(keep) == TablePrice(cost).value(keep)
+    for name in graph.sizes():
+        assert prices[name] == pytest.approx(price.multipliers[name] * macs[name])
+
+
+def test_fixed_stages_are_walked_in_equal_shares(splits, tmp_path):
+    gating = _Gating(problem(splits, tmp_path), GatorConfig(stages=(0.25, 0.5, 2.0)))
+    weights = []
+    for step in range(9):
+        gating.before_step(Step(0, 1, step, 9, 0.1))
+        weights.append(gating.weight)
+    assert weights == [0.25] * 3 + [0.5] * 3 + [2.0] * 3
+    assert gating.target(3, 9) == 0.0
+
+
+def test_a_larger_fixed_lambda_closes_more(splits, tmp_path):
+    ratios = []
+    for stages in ((0.02,), (20.0,)):
+        task = problem(splits, tmp_path / str(stages[0]), epochs=4)
+        ratios.append(Gator(GatorConfig(stages=stages, fall=0.5)).values(task).notes["expected_ratio"])
+    assert ratios[1] < ratios[0] - 0.05
