@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from latency_model.grid import efficient_counts
+from latency_model.network import Channels
 from pruner.cost import Cost
 
-__all__ = ["group_profile", "joint_candidates"]
+__all__ = ["group_profile", "joint_candidates", "sum_candidates"]
 
 
 def group_profile(cost: Cost, group: str) -> np.ndarray:
@@ -53,3 +54,25 @@ def joint_candidates(
         counts = [c for c in efficient_counts(profile, rtol=rtol) if c >= floors.get(group, 1)]
         candidates[group] = _thin(counts, most)
     return candidates
+
+
+def sum_candidates(
+    costs: Sequence[Cost], axis: Channels, *, least: int, most: int, rtol: float = 0.005, number: int = 25
+) -> tuple[int, ...]:
+    """Return candidate channel counts of an axis that several groups feed, from ``least`` to ``most``, ascending.
+
+    Those at the ends of plateaus of the sites on that axis, their other sides in full, in the first cost that has any;
+    at most ``number``, the largest always.
+    """
+    for cost in costs:
+        profile = np.zeros(most + 1)
+        for site in cost.sites:
+            matrix = cost.matrices[site.name]
+            if site.inputs == axis:
+                profile += matrix[: most + 1] if matrix.ndim == 1 else matrix[: most + 1, -1]
+            elif site.outputs == axis and matrix.ndim == 2:
+                profile += matrix[-1, : most + 1]
+        if profile.any():
+            counts = [count for count in efficient_counts(profile, rtol=rtol) if count >= least]
+            return _thin(counts, number)
+    return (most,)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from latency_model import Channels, ConvShape, NetworkCost, Site
 from latency_model.errors import BudgetError
-from pruner.allocate import allocate, minimum
+from pruner.allocate import allocate, choices, minimum
 from pruner.candidates import joint_candidates
 from pruner.cost import Cost, macs_cost, params_cost
 
@@ -109,16 +109,76 @@ def test_two_budgets_hold_at_once():
     assert all(value <= limit * (1 + 1e-6) for value, (_, limit) in zip(found.costs, limits, strict=True))
 
 
-def test_concatenated_groups_stay_whole():
-    parts = Channels(terms=(("a", 1), ("b", 1)))
+def concatenation(sizes: tuple[int, int, int], fixed: int) -> NetworkCost:
+    """Two convolutions of the image whose outputs, and ``fixed`` channels more, feed a third, and itself a fourth."""
+    parts = Channels(fixed, (("a", 1), ("b", 2)))
+    a, b, c = sizes
+    wide = fixed + a + 2 * b
     sites = (
-        Site("a", ConvShape(1, 3, 8, 8, 8), Channels(3), Channels(terms=(("a", 1),))),
-        Site("b", ConvShape(1, 3, 8, 8, 8), Channels(3), Channels(terms=(("b", 1),))),
-        Site("c", ConvShape(1, 16, 8, 8, 8), parts, Channels(terms=(("c", 1),))),
+        Site("a", ConvShape(1, 3, 8, 8, a), Channels(3), Channels(terms=(("a", 1),))),
+        Site("b", ConvShape(1, 3, 8, 8, b), Channels(3), Channels(terms=(("b", 1),))),
+        Site("mid", ConvShape(1, wide, 8, 8, wide, groups=wide), parts, parts),
+        Site("c", ConvShape(1, wide, 8, 8, c), parts, Channels(terms=(("c", 1),))),
     )
-    network = NetworkCost("concat", sites, {"a": 8, "b": 8, "c": 8})
-    cost = macs_cost(network)
-    channels = {name: np.ones(8) for name in network.groups}
-    found = allocate([(cost, 0.8 * cost.full)], channels, {}, floors=dict.fromkeys(network.groups, 1))
-    assert (found.counts["a"], found.counts["b"]) == (8, 8)
-    assert found.counts["c"] < 8
+    return NetworkCost("concat", sites, dict(zip("abc", sizes, strict=True)))
+
+
+def stairs_of(network: NetworkCost, rng: np.random.Generator, step: int) -> Cost:
+    matrices = dict(stairs(network, rng, step).matrices)
+    for site in network.sites:
+        if site.shape.depthwise:
+            matrices[site.name] = np.ceil(np.arange(site.shape.in_channels + 1) / step) * rng.uniform(1, 3)
+    return Cost("latency", network, matrices, constant=0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.tuples(*[st.sampled_from([4, 6, 8])] * 3),
+    fixed=st.sampled_from([0, 3]),
+    share=st.floats(0.35, 1.0),
+    step=st.sampled_from([2, 3, 4]),
+    seed=st.integers(0, 1000),
+)
+def test_concatenated_groups_equal_brute_force(sizes, fixed, share, step, seed):
+    rng = np.random.default_rng(seed)
+    network = concatenation(sizes, fixed)
+    cost = stairs_of(network, rng, step)
+    channels = {name: rng.uniform(0.1, 1, size) for name, size in network.groups.items()}
+    floors = dict.fromkeys(network.groups, 1)
+    limit = share * cost.full
+
+    def worth(counts):
+        return sum(np.sort(channels[g])[::-1][:n].sum() for g, n in counts.items())
+
+    options = choices([cost], {}, floors=floors)
+    every = [dict(zip(options, choice, strict=True)) for choice in itertools.product(*options.values())]
+    fits = [counts for counts in every if cost.value(counts) <= limit * (1 + 1e-9)]
+    if not fits:
+        with pytest.raises(BudgetError):
+            allocate([(cost, limit)], channels, {}, floors=floors)
+        return
+    found = allocate([(cost, limit)], channels, {}, floors=floors)
+    assert found.costs[0] <= limit * (1 + 1e-6)
+    # The budget is to be used where it can be: of those that use it the most valuable.
+    used = [counts for counts in fits if cost.value(counts) >= 0.985 * limit] or fits
+    assert found.value >= max(map(worth, used)) * (1 - 2e-4) - 1e-9
+    for group, size in network.groups.items():
+        for more in range(found.counts[group] + 1, size + 1):
+            assert cost.value({**found.counts, group: more}) > found.costs[0] * (1 + 1e-9)
+
+
+def test_many_concatenated_groups_use_the_budget():
+    """Thirty groups in one sum of 480: more sums than candidates, which are rounded up, and yet the budget is used."""
+    names = [f"g{i}" for i in range(30)]
+    parts = Channels(terms=tuple((name, 1) for name in names))
+    sites = [
+        Site(name, ConvShape(1, 3, 8, 8, 16), Channels(3), Channels(terms=((name, 1),))) for name in names
+    ]
+    last = Site("last", ConvShape(1, 480, 8, 8, 64), parts, Channels(terms=(("last", 1),)))
+    network = NetworkCost("dense", (*sites, last), dict.fromkeys(names, 16) | {"last": 64})
+    cost, rng = macs_cost(network), np.random.default_rng(0)
+    channels = {name: rng.uniform(0.1, 1, size) for name, size in network.groups.items()}
+    floors = dict.fromkeys(network.groups, 2)
+    for share in (0.7, 0.45):
+        found = allocate([(cost, share * cost.full)], channels, {}, floors=floors)
+        assert 0.975 * share < found.costs[0] / cost.full <= share * (1 + 1e-9)
