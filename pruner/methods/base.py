@@ -30,7 +30,8 @@ __all__ = ["Method", "Problem", "Values"]
 class Problem:
     """What a method is given: a model it may train in place, its channel graph, data, cost and budget.
 
-    ``ratio`` is the budget as a share of the network's full cost in ``budget.metric``. ``splits`` is None
+    ``ratio`` is the budget as a share of the network's full cost in ``budget.metric``; ``others`` are costs that are
+    bounded too, and their shares. ``splits`` is None
     for a run without data; a method that needs data then raises ``DataError``. ``state_dir`` is where a
     method that trains keeps what it needs to resume; the same call with the same directory goes on.
     """
@@ -49,6 +50,7 @@ class Problem:
     teacher: nn.Module | None = None
     amp: bool = False
     progress: Progress | None = None
+    others: tuple[tuple[Cost, float], ...] = ()
 
 
 @dataclass(frozen=True)

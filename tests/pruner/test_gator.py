@@ -10,12 +10,13 @@ from torch import nn
 from latency_model import ConvShape, NetworkCost, Site
 from latency_model.errors import DataError
 from pruner.budget import Budget
-from pruner.cost import Cost, macs_cost
+from pruner.cost import Cost, macs_cost, params_cost
 from pruner.data import load_data
 from pruner.graph import trace
 from pruner.methods import method_names, open_method
 from pruner.methods.base import Problem
-from pruner.methods.gator import Gator, GatorConfig, _Gating, _mean_slope
+from pruner.methods.gating import Gating, mean_slope
+from pruner.methods.gator import Gator, GatorConfig
 from pruner.methods.prices import HalfWidthPrice, TablePrice, half_width_multipliers
 from pruner.training import Step
 
@@ -77,8 +78,8 @@ def problem(splits, directory, *, epochs=2, seed=0):
 
 
 @pytest.mark.parametrize(("keep", "slope"), [(0.995, 0.01699), (0.99, 0.02772), (0.8, 0.1380), (0.5, 1 / 6)])
-def test_mean_slope_is_the_closed_form(keep, slope):
-    assert _mean_slope(torch.tensor([keep])).item() == pytest.approx(slope, rel=1e-3)
+def testmean_slope_is_the_closed_form(keep, slope):
+    assert mean_slope(torch.tensor([keep])).item() == pytest.approx(slope, rel=1e-3)
 
 
 def test_price_looks_across_a_plateau(splits, tmp_path):
@@ -149,7 +150,7 @@ def test_same_seed_same_values_and_resume_is_exact(splits, tmp_path):
 )
 def test_masks_close_below_one_half_for_good_and_never_past_the_target(splits, logits, step, data):
     task = problem(splits, None)
-    gating = _Gating(task, GatorConfig())
+    gating = Gating(task, GatorConfig())
     for number, name in enumerate(gating.gates.groups):
         with torch.no_grad():
             gating.gates.logit_of(name).copy_(torch.tensor(logits[16 * number : 16 * number + 16]))
@@ -157,7 +158,7 @@ def test_masks_close_below_one_half_for_good_and_never_past_the_target(splits, l
     gating.gates.mask_of("conv1")[:closed] = 0
     now = Step(0, 1, step, 100, 0.1)
     before = {name: gating.gates.mask_of(name).clone() for name in gating.gates.groups}
-    cost_before = gating.price.value(before)
+    cost_before = gating.duals[0].price.value(before)
     gating.before_step(now)
     after = {name: gating.gates.mask_of(name) for name in gating.gates.groups}
     for name, mask in after.items():
@@ -165,7 +166,7 @@ def test_masks_close_below_one_half_for_good_and_never_past_the_target(splits, l
         shut = (mask == 0) & (before[name] > 0)
         assert (gating.gates.logit_of(name)[shut] < 0).all()
         assert mask.sum() >= min(gating.floors[name], before[name].sum())
-    assert gating.price.value(after) >= min(cost_before, gating.target(step, 100)) - 1e-9
+    assert gating.duals[0].price.value(after) >= min(cost_before, gating.duals[0].target(step, 100)) - 1e-9
 
 
 def test_leaves_no_hooks(splits, tmp_path):
@@ -211,13 +212,13 @@ def test_half_width_prices_are_marginal_macs_times_multipliers(splits, tmp_path)
 
 
 def test_fixed_stages_are_walked_in_equal_shares(splits, tmp_path):
-    gating = _Gating(problem(splits, tmp_path), GatorConfig(stages=(0.25, 0.5, 2.0)))
+    gating = Gating(problem(splits, tmp_path), GatorConfig(stages=(0.25, 0.5, 2.0)))
     weights = []
     for step in range(9):
         gating.before_step(Step(0, 1, step, 9, 0.1))
         weights.append(gating.weight)
     assert weights == [0.25] * 3 + [0.5] * 3 + [2.0] * 3
-    assert gating.target(3, 9) == 0.0
+    assert gating.duals[0].target(3, 9) == 0.0
 
 
 def test_a_larger_fixed_lambda_closes_more(splits, tmp_path):
@@ -226,3 +227,16 @@ def test_a_larger_fixed_lambda_closes_more(splits, tmp_path):
         task = problem(splits, tmp_path / str(stages[0]), epochs=4)
         ratios.append(Gator(GatorConfig(stages=stages, fall=0.5)).values(task).notes["expected_ratio"])
     assert ratios[1] < ratios[0] - 0.05
+
+
+def test_two_budgets_are_both_met(splits, tmp_path):
+    task = problem(splits, tmp_path, epochs=8)
+    params = params_cost(network(task.graph))
+    # Parameters are all in the second convolution, multiply-accumulates are not: the first budget alone leaves more.
+    alone = Gator().values(task)
+    both = dataclasses.replace(task, state_dir=tmp_path / "both", others=((params, 0.3),))
+    both = dataclasses.replace(both, model=problem(splits, tmp_path).model)
+    found = Gator().values(both)
+    assert found.notes["expected_ratio_params"] == pytest.approx(0.3, abs=0.1)
+    assert found.notes["expected_ratio"] < alone.notes["expected_ratio"] + 0.05
+    assert found.notes["lambda_params"] > found.notes["lambda"]

@@ -1,0 +1,172 @@
+"""Gator's gates in the training loop: masks and prices before each step, the gates' own step after it."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pruner.gates import Gates, logit
+from pruner.methods.base import Problem
+from pruner.methods.dual import Dual
+from pruner.methods.options import described
+from pruner.methods.prices import open_price
+from pruner.training import Callback, Step
+
+if TYPE_CHECKING:
+    from pruner.methods.gator import GatorConfig
+
+__all__ = ["Gating", "mean_slope"]
+
+
+class Gating(Callback):
+    """Gates in the training loop: masks and price before each step, the gates' own step after it."""
+
+    def __init__(self, problem: Problem, config: GatorConfig) -> None:
+        self.config = config
+        self.duals = [
+            Dual(open_price(config.price, cost), cost, ratio, config)
+            for cost, ratio in ((problem.cost, problem.ratio), *problem.others)
+        ]
+        self.gates = Gates(problem.graph, initial_keep=config.initial_keep)
+        self.velocity = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
+        self.drift = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
+        self.prices: dict[str, float] = {}
+        self.start = logit(config.initial_keep)
+        path = torch.linspace(0, self.start, 200, dtype=torch.float64)
+        # The work of the price against a gate on its way from its start to one half.
+        self._fall_work = float(torch.trapezoid(1 / mean_slope(torch.sigmoid(path)), path))
+        inside = {group for block in problem.graph.blocks for group in block.groups}
+        self.floors = {
+            name: 0 if name in inside else max(1, round(config.floor * size))
+            for name, size in self.gates.groups.items()
+        }
+
+    def identity(self) -> Mapping[str, Any]:
+        """What makes another run of it: the configuration, the budget and the table behind the cost."""
+        budgets = [[dual.cost.metric, dual.budget, dual.cost.full] for dual in self.duals]
+        return {"method": "gator", "budgets": budgets, **described(self.config)}
+
+    @property
+    def weight(self) -> float:
+        """Lambda, of several budgets the sum of theirs."""
+        return sum(dual.weight for dual in self.duals)
+
+    def before_step(self, step: Step) -> None:
+        """Close channels, read the prices of the present state, and move lambda."""
+        self.gates.train()
+        start, end = self.config.quiet_from, self.config.quiet_to
+        self.gates.noise = min(1.0, max(0.0, (end - step.progress) / (end - start)))
+        self.gates.zero_grad(set_to_none=True)
+        late = max(0.0, (step.progress - self.config.reach) / (1 - self.config.reach))
+        keep = self.gates.keep()
+        found = [dual.look(keep, 0.5 * late) for dual in self.duals]
+        self._close(step)
+        # Gates need many steps to fall, so lambda answers to where they are heading, not to where they are.
+        ahead = self.config.horizon * step.steps
+        future = {
+            name: self.gates.probability(self.gates.logit_of(name).detach() + ahead * self.drift[name])
+            * self.gates.mask_of(name)
+            for name in keep
+        }
+        for dual in self.duals:
+            dual.ascend(step, future, ahead)
+        # What a channel costs in the mean of the budgets, weighed as they weigh now.
+        self.prices = {
+            name: sum(dual.weight * prices[name] for dual, prices in zip(self.duals, found, strict=True))
+            / self.weight
+            for name in keep
+        }
+
+    def _close(self, step: Step) -> None:
+        """Mask gates below one half, the least likely first, as many as leave a cost at or above its target."""
+        masks = {name: self.gates.mask_of(name) for name in self.gates.groups}
+        spare = {name: int(mask.sum()) - self.floors[name] for name, mask in masks.items()}
+        below = sorted(
+            (value, name, channel)
+            for name, mask in masks.items()
+            for channel, value in enumerate(self.gates.logit_of(name).tolist())
+            if value < 0 and mask[channel] > 0
+        )
+        low: list[tuple[str, int]] = []
+        for _, group, channel in below:
+            if spare[group] > 0:
+                low.append((group, channel))
+                spare[group] -= 1
+        aims = [dual.target(step.step, step.steps) for dual in self.duals]
+
+        def closed(number: int) -> dict[str, Tensor]:
+            trial = {name: mask.clone() for name, mask in masks.items()}
+            for name, channel in low[:number]:
+                trial[name][channel] = 0
+            return trial
+
+        def below_all(number: int) -> bool:
+            trial = closed(number)
+            return all(dual.price.value(trial) < aim for dual, aim in zip(self.duals, aims, strict=True))
+
+        # Costs fall with every closed channel: the largest admissible number is found by bisection.
+        most = bisect.bisect_left(range(1, len(low) + 1), True, key=below_all)
+        for name, mask in closed(most).items():
+            masks[name].copy_(mask)
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        """Move logits by importance per unit of cost against lambda, with momentum.
+
+        Written out because its learning rate, ``rate / w_e``, is part of the method. Divided by lambda, so
+        that a channel without importance falls at the same speed whatever lambda is. A closed form replaces
+        the sample mean in the gradient of the auxiliary loss: the same force with less noise.
+        """
+        # A channel without importance falls from its start to 0 in ``fall`` of the steps.
+        rate = self._fall_work / (self.config.fall * step.steps) * (1 - self.config.momentum)
+        mean = sum(self.prices.values()) / len(self.prices)
+        for name in self.gates.groups:
+            logits, mask = self.gates.logit_of(name), self.gates.mask_of(name)
+            price = max(self.prices[name], self.config.min_price * mean, 1e-9)
+            share = max(0.0, self.prices[name]) / price
+            gradient = share * mean_slope(torch.sigmoid(logits))
+            if logits.grad is not None:
+                gradient = gradient + logits.grad / (price * self.weight)
+            velocity = self.velocity[name]
+            velocity.mul_(self.config.momentum).add_(gradient * mask)
+            move = (-rate * velocity * mask).clamp(-0.5, 0.5)
+            logits.add_(move).clamp_(-8.0, self.start)
+            self.drift[name].lerp_(move, self.config.smoothing)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Gates, their velocities and lambda."""
+        tensors = {f"gates.{name}": tensor for name, tensor in self.gates.state_dict().items()}
+        tensors |= {f"velocity.{name}": tensor for name, tensor in self.velocity.items()}
+        tensors |= {f"drift.{name}": tensor for name, tensor in self.drift.items()}
+        return {**tensors, "weights": torch.tensor([dual.weight for dual in self.duals], dtype=torch.float64)}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` returned."""
+        parts: dict[str, dict[str, Tensor]] = {"gates": {}, "velocity": {}, "drift": {}}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(".")
+            if kind in parts:
+                parts[kind][name] = tensor
+        self.gates.load_state_dict(parts["gates"])
+        for name in self.velocity:
+            self.velocity[name].copy_(parts["velocity"][name])
+            self.drift[name].copy_(parts["drift"][name])
+        for dual, weight in zip(self.duals, tensors["weights"].tolist(), strict=True):
+            dual.weight = weight
+
+
+def mean_slope(keep: Tensor) -> Tensor:
+    """Return E[s(1-s)] of a gate with keep probability ``keep`` under logistic noise, in closed form.
+
+    With a = p/(1-p): a ((a+1) ln a - 2 (a-1)) / (a-1)^3, and 1/6 at p = 1/2. The expectation replaces the
+    sample mean of the original: the same force with less noise.
+    """
+    a = (keep / (1 - keep)).double().clamp(1e-6, 1e6)
+    near = (a - 1).abs() < 1e-3
+    safe = torch.where(near, torch.full_like(a, 2.0), a)
+    value = safe * ((safe + 1) * safe.log() - 2 * (safe - 1)) / (safe - 1) ** 3
+    return torch.where(near, torch.full_like(a, 1 / 6), value).to(keep.dtype)
