@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from latency_model.errors import BudgetError
 
-__all__ = ["METRICS", "Budget"]
+__all__ = ["METRICS", "Budget", "parse_budgets"]
 
 METRICS = ("latency", "macs", "params")
 _ALIASES = {"flops": "macs"}
@@ -19,7 +19,7 @@ _UNITS = {
 _FORM = re.compile(
     r"(?P<metric>[a-z]+)=(?P<number>\d+\.?\d*|\.\d+)(?P<unit>[a-zA-Z]*)(?:@(?P<percent>\d+\.?\d*)%)?"
 )
-_HELP = "write it like latency=0.7x, latency=1.8ms@95%, macs=0.5x or params=400K"
+_HELP = "write it like latency=0.7x, latency=1.8ms@95%, macs=0.5x or latency=0.7x,params=400K"
 # Decimals of a confidence in percent: as many as keep a float's last bits out of the text.
 _DECIMALS = 8
 
@@ -96,6 +96,22 @@ class Budget:
     def ratio(self, full: float) -> float:
         """Return the bound as a share of ``full``."""
         return self.target(full) / full
+
+
+def parse_budgets(text: str) -> tuple[Budget, ...]:
+    """Return the budgets that ``text`` states, separated by commas; that of the latency comes first.
+
+    Raises ``BudgetError`` for what is no budget, and for two of one metric.
+
+    >>> [str(budget) for budget in parse_budgets("params=0.5x,latency=0.7x")]
+    ['latency=0.7x', 'params=0.5x']
+    """
+    found = sorted((Budget.parse(part) for part in text.split(",")), key=lambda b: b.metric != "latency")
+    metrics = [budget.metric for budget in found]
+    for metric in metrics:
+        if metrics.count(metric) > 1:
+            raise BudgetError(f"{text!r} bounds {metric} twice; keep one of them")
+    return tuple(found)
 
 
 def _percent(confidence: float) -> str:

@@ -39,7 +39,12 @@ def prune(
             help="Latency table of this device, from gharial profile, or the name of one that ships."
         ),
     ],
-    budget: Annotated[str, typer.Option(help="latency=0.7x, latency=1.8ms@95%, flops=0.5x, params=400K.")],
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="latency=0.7x, latency=1.8ms@95%, flops=0.5x, params=400K; several with commas between them."
+        ),
+    ],
     data: Annotated[str, typer.Option(help="A folder of Parquet files or images, or 'digits'.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, plan, ONNX file and report.")],
     weights: Annotated[Path | None, typer.Option(help="Trained weights, safetensors.")] = None,

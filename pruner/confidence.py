@@ -29,7 +29,7 @@ def allocate_within(
     """
 
     def found_with(margin: float) -> Allocation:
-        bounds = [(setting.cost, limit / (1 + margin))]
+        bounds = [(setting.cost, limit / (1 + margin)), *setting.other_limits]
         return allocate(bounds, values, setting.blocks, floors=setting.floors, losses=losses)
 
     sure = setting.budget.confidence

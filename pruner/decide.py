@@ -144,6 +144,8 @@ def _plan(
             removed[name] = tuple(sorted(lost))
     metric, cost = setting.cost.metric, found.costs[0]
     predicted = {metric: cost, f"{metric}_before": setting.cost.full}
+    for (other, _), value in zip(setting.other_limits, found.costs[1:], strict=True):
+        predicted |= {other.metric: value, f"{other.metric}_before": other.full}
     if setting.budget.confidence is not None:
         predicted[f"{metric}_bound"] = cost * (1 + setting.margin(found.counts))
         predicted["confidence"] = setting.budget.confidence
@@ -151,7 +153,7 @@ def _plan(
         fingerprint=setting.graph.fingerprint,
         removed=removed,
         blocks=found.blocks,
-        budget=setting.budget.text,
+        budget=setting.budgets,
         method=method,
         seed=seed,
         predicted=predicted,

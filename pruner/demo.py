@@ -14,7 +14,7 @@ from latency_model.files import write_atomic
 from latency_model.harvest import harvest
 from latency_model.model import LatencyModel
 from latency_model.zoo import LoadedModel, load_model
-from pruner.budget import Budget
+from pruner.budget import parse_budgets
 from pruner.data import load_data
 from pruner.pipeline import PruneRequest, prune
 from pruner.report import RunReport, load_report, write_report
@@ -41,7 +41,7 @@ def run_demo(out: Path, *, budget: str, seed: int, restart: bool = False, comman
     impossible budget and ``InputError`` when ``out`` holds another demo.
     """
     out = Path(out)
-    Budget.parse(budget)
+    parse_budgets(budget)
     claim({"demo": MODEL, "budget": budget, "seed": seed}, out, restart=restart)
     if (out / "report.json").is_file():
         return load_report(out)

@@ -157,6 +157,7 @@ def _learn(
         teacher=original,
         amp=request.amp,
         progress=progress,
+        others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
     )
     return method.values(problem)
 

@@ -16,7 +16,7 @@ from latency_model.shipped import find_table
 from latency_model.table import LatencyTable
 from latency_model.zoo import LoadedModel, load_model, load_weights
 from pruner.allocate import choices, minimum
-from pruner.budget import Budget
+from pruner.budget import Budget, parse_budgets
 from pruner.cost import Cost, latency_cost, macs_cost, params_cost
 from pruner.graph import ChannelGraph, trace
 
@@ -33,7 +33,10 @@ PRECISION = "fp32"
 
 @dataclass(frozen=True)
 class Setting:
-    """A checked starting point: everything a method, the allocator and the proof need."""
+    """A checked starting point: everything a method, the allocator and the proof need.
+
+    ``budget`` is the one that is proven, on the clock if it bounds the latency; ``others`` hold beside it.
+    """
 
     loaded: LoadedModel
     module: nn.Module
@@ -43,6 +46,7 @@ class Setting:
     budget: Budget
     batch: int
     model: LatencyModel
+    others: tuple[Budget, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -53,9 +57,23 @@ class Setting:
     @property
     def cost(self) -> Cost:
         """The cost that the budget bounds."""
-        if self.budget.metric == "latency":
+        return self._cost_of(self.budget)
+
+    @property
+    def other_limits(self) -> list[tuple[Cost, float]]:
+        """The costs that the other budgets bound, and their bounds."""
+        costs = [self._cost_of(budget) for budget in self.others]
+        return [(cost, budget.target(cost.full)) for cost, budget in zip(costs, self.others, strict=True)]
+
+    @property
+    def budgets(self) -> str:
+        """All budgets as text; ``parse_budgets`` reads it back."""
+        return ",".join(budget.text for budget in (self.budget, *self.others))
+
+    def _cost_of(self, budget: Budget) -> Cost:
+        if budget.metric == "latency":
             return self.latency
-        return {"macs": macs_cost, "params": params_cost}[self.budget.metric](self.latency.network)
+        return {"macs": macs_cost, "params": params_cost}[budget.metric](self.latency.network)
 
     def margin(self, counts: Mapping[str, int]) -> float:
         """Return how far the latency may lie above its prediction at the budget's confidence, relative.
@@ -84,7 +102,8 @@ class Setting:
     @property
     def choices(self) -> dict[str, tuple[int, ...]]:
         """The channel counts that the allocator considers, per group."""
-        return choices([self.cost], self.blocks, floors=self.floors)
+        costs = [self.cost, *(cost for cost, _ in self.other_limits)]
+        return choices(costs, self.blocks, floors=self.floors)
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
@@ -126,7 +145,7 @@ def prepare(
     Raises a subclass of ``InputError`` that names what is missing: ``BudgetError`` says the reachable
     minimum when the budget lies below it.
     """
-    wish = Budget.parse(budget)
+    wish, *others = parse_budgets(budget)
     rows = LatencyTable.load(find_table(table))
     torch.manual_seed(seed)
     loaded = load_model(model)
@@ -143,7 +162,9 @@ def prepare(
         graph.axes(), {name: group.size for name, group in graph.groups.items()}
     )
     fitted = LatencyModel.fit([rows], origin=str(table))
-    setting = Setting(loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted)
+    setting = Setting(
+        loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted, tuple(others)
+    )
     _check_reachable(setting)
     return setting
 
@@ -165,6 +186,12 @@ def _check_reachable(setting: Setting) -> None:
             f"the budget {setting.budget} is below what {setting.loaded.name} can reach on this table: the least is "
             f"{least:.3f}x ({least * cost.full:.6g}{unit} of {cost.full:.6g}{unit}{at}); ask for that or more"
         )
+    for other, limit in setting.other_limits:
+        if (least := minimum([other], setting.blocks, floors=setting.floors)) > limit:
+            raise BudgetError(
+                f"{limit:.6g} {other.metric} are below what {setting.loaded.name} can reach: the least is {least:.6g} "
+                f"({least / other.full:.3f}x); ask for that or more"
+            )
 
 
 def kept_channels(

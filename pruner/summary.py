@@ -109,7 +109,7 @@ def finish(
         method=plan.method,
         device=environment.device,
         runtime=f"{environment.runtime} {environment.runtime_version}",
-        budget=setting.budget.text,
+        budget=setting.budgets,
         latency_before_us=proof.before.latency_us,
         latency_after_us=proof.after.latency_us,
         latency_predicted_us=predicted,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latency_model.errors import BudgetError
-from pruner.budget import METRICS, Budget
+from pruner.budget import METRICS, Budget, parse_budgets
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,14 @@ def test_bad_budgets_say_how_to_write_one(text):
         Budget.parse(text)
     assert "\n" not in str(error.value)
     assert "latency" in str(error.value) or "takes" in str(error.value) or "ratio" in str(error.value)
+
+
+def test_several_budgets_the_latency_first():
+    found = parse_budgets("params=0.5x, latency=1.8ms@95%,flops=0.6x")
+    assert [budget.metric for budget in found] == ["latency", "params", "macs"]
+    assert parse_budgets(",".join(budget.text for budget in found)) == found
+    assert parse_budgets("macs=0.5x") == (Budget.parse("macs=0.5x"),)
+    with pytest.raises(BudgetError, match="bounds macs twice"):
+        parse_budgets("flops=0.5x,macs=0.6x")
+    with pytest.raises(BudgetError, match="not a budget: ''"):
+        parse_budgets("latency=0.5x,")

@@ -195,3 +195,22 @@ def test_every_plan_passes_the_oracle_and_leaves_no_free_channel(kit, ready, sha
 
 def images(seed):
     return torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_budget_holds(kit, ready):
+    setting, alone = ready("params=0.45x,latency=0.8x"), ready("latency=0.8x")
+    decision, _ = decided(kit, setting, lambda predicted, _: predicted)
+    (params, limit), counts = setting.other_limits[0], decision.plan.counts(setting.graph)
+    assert params.value(counts) <= limit * (1 + 1e-9)
+    assert decision.proof.ratio <= 0.8 * 1.03
+    predicted = decision.plan.predicted
+    assert predicted["params"] == pytest.approx(params.value(counts))
+    assert predicted["params_before"] == params.full
+    assert decision.plan.budget == "latency=0.8x,params=0.45x"
+    free, _ = decided(kit, alone, lambda predicted, _: predicted)
+    assert params.value(free.plan.counts(alone.graph)) > limit
+
+
+def test_another_budget_below_the_minimum_names_it(ready):
+    with pytest.raises(BudgetError, match=r"params are below what tiny can reach: the least is"):
+        ready("latency=0.8x,params=10")
