@@ -50,16 +50,16 @@ class Expert:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back."""
         t = self.tiling
-        tiling = [t.images, t.rows, t.columns, t.products, t.span, t.channels, t.depth, int(t.padded)]
+        tiling = [t.images, t.rows, t.columns, t.products, t.span, t.channels, t.depth, int(t.padded), int(t.blocked)]
         return {"tiling": tiling, "units": self.units, "weights": list(self.weights), "error": self.error}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Expert:
         """Return the expert that ``to_json`` wrote."""
         weights = tuple(map(float, data["weights"]))
-        *sizes, padded = map(int, data["tiling"])
+        *sizes, padded, blocked = map(int, data["tiling"])
         names = ("images", "rows", "columns", "products", "span", "channels", "depth")
-        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded))
+        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded), blocked=bool(blocked))
         return cls(tiling, int(data["units"]), weights, float(data["error"]))
 
 
@@ -111,6 +111,8 @@ def search(
     some: NDArray[np.int64] = np.arange(count)
     if count > _SUBSET:
         some = np.random.default_rng(seed).choice(count, _SUBSET, replace=False)
+    if all(tiling.blocked for tiling in tilings):
+        return min((fit_expert(sizes, latency_us, each, units) for each in tilings), key=lambda expert: expert.error)
     best = [tiling for _, tiling in ranked(sizes.take(some), latency_us[some], tilings, units)[:_KEPT]]
     tried = [
         replace(each, depth=depth, padded=padded)

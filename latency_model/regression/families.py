@@ -15,7 +15,7 @@ from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.parts import TILINGS, Tiling
 from latency_model.rows.kernels import split_kernels
 
-__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "structure"]
+__all__ = ["LEAST_ROWS", "SHORT", "by_fit", "by_kernel", "structure"]
 
 LEAST_ROWS = 25
 _MANY_ROWS = 40
@@ -86,19 +86,19 @@ def by_fit(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, uni
 def _split(sizes: Geometry, latency_us: Array, units: int) -> NDArray[np.int64]:
     """Return the number of the formula of each row."""
     # By the order of efficiency: kernels differ in it more than in anything else.
-    rate = latency_us / search(sizes, latency_us, units=units, tilings=_SHORT).predict(sizes)
+    rate = latency_us / search(sizes, latency_us, units=units, tilings=SHORT).predict(sizes)
     label = np.searchsorted(np.quantile(rate, np.arange(1, _FORMULAS) / _FORMULAS), rate)
     for _ in range(_ROUNDS):
         errors = np.full((len(label), _FORMULAS), np.inf)
         for number in range(_FORMULAS):
             mine = np.flatnonzero(label == number)
             if len(mine) >= LEAST_ROWS:
-                expert = search(sizes.take(mine), latency_us[mine], units=units, tilings=_SHORT)
+                expert = search(sizes.take(mine), latency_us[mine], units=units, tilings=SHORT)
                 errors[:, number] = np.abs(np.log(expert.predict(sizes) / latency_us))
         label = errors.argmin(axis=1)
     return label
 
 
-_SHORT: tuple[Tiling, ...] = tuple(
+SHORT: tuple[Tiling, ...] = tuple(
     t for t in TILINGS if (t.span, t.channels) in ((1, 16), (128, 64), (64, 64))
 )

@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
 from latency_model.errors import ModelError
+from latency_model.regression.blocked import path_features, paths
 from latency_model.regression.drift import added_us, drift_us, with_delay
 from latency_model.regression.experts import Expert, search, unseen
-from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, structure
+from latency_model.regression.families import LEAST_ROWS, SHORT, by_fit, by_kernel, structure
 from latency_model.regression.features import SIZES, baseline_us, features
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.growing import Settings, averaged, boosted, router
 from latency_model.regression.mixing import least_relative_error
 from latency_model.regression.trees import Forest
+from latency_model.regression.parts import BLOCKED, TILINGS
 from latency_model.regression.units import units_of
 
 __all__ = ["FEWEST", "RowRegressor", "Settings"]
@@ -87,9 +89,15 @@ class RowRegressor:
         named = by_kernel(kernels, structures) if kernels is not None and any(kernels) else None
         units = units_of(sizes, latency_us, named or structures)
         clean, drift = latency_us, 0.0
+        on_paths = named is None and _on_paths(sizes, latency_us, structures, units)
+        if on_paths:
+            plain = np.column_stack([plain, path_features(sizes)])
         for _ in range(3):
-            labels = named or by_fit(sizes, clean, structures, units=units)
-            families, label, experts = _experts(sizes, clean, labels, units)
+            if on_paths:
+                labels = paths(sizes)
+            else:
+                labels = named or by_fit(sizes, clean, structures, units=units)
+            families, label, experts = _experts(sizes, clean, labels, units, blocked=on_paths)
             costs = _costs(experts, sizes)
             found = drift_us(latency_us, np.exp(costs[np.arange(count), label]), place)
             if abs(found - drift) <= 0.01 * abs(found):
@@ -191,6 +199,8 @@ class RowRegressor:
         """Return the least relative error, the mean, and the parts of the spread."""
         count, sizes = len(columns), Geometry.of(columns)
         plain, costs, base = features(columns, sizes), _costs(self.experts, sizes), np.log(baseline_us(sizes))
+        if self.experts[0].tiling.blocked:
+            plain = np.column_stack([plain, path_features(sizes)])
         seen = np.column_stack([plain, costs - base[:, None]])
         chance = np.ones((count, 1)) if self.router is None else self.router.predict(seen)
         mixed = (chance * costs).sum(axis=1)
@@ -219,7 +229,7 @@ class RowRegressor:
 
 
 def _experts(
-    sizes: Geometry, latency_us: Array, labels: Sequence[str], units: int
+    sizes: Geometry, latency_us: Array, labels: Sequence[str], units: int, *, blocked: bool = False
 ) -> tuple[tuple[str, ...], NDArray[np.int64], tuple[Expert, ...]]:
     """Return the families, the family of each row, and a formula for each; rows of small ones go where they fit."""
     counts = Counter(labels)
@@ -231,12 +241,28 @@ def _experts(
     experts = []
     for place in range(len(families)):
         rows = np.flatnonzero(label == place)
-        experts.append(search(sizes.take(rows), latency_us[rows], units=units))
+        tilings = (BLOCKED,) if blocked else TILINGS
+        experts.append(search(sizes.take(rows), latency_us[rows], units=units, tilings=tilings))
     lost = np.flatnonzero(label < 0)
     if len(lost):
         costs = _costs(experts, sizes.take(lost))
         label[lost] = np.abs(costs - np.log(latency_us[lost])[:, None]).argmin(axis=1)
     return families, label, tuple(experts)
+
+
+def _on_paths(sizes: Geometry, latency_us: Array, structures: Sequence[str], units: int) -> bool:
+    """Return whether the counts of a CPU's kernels say more of the rows than tiles do."""
+    error = []
+    for labels, tilings in ((paths(sizes), (BLOCKED,)), (structures, SHORT)):
+        known, wrong = np.array(labels), []
+        for name in dict.fromkeys(labels):
+            rows = np.flatnonzero(known == name)
+            if len(rows) >= LEAST_ROWS:
+                some, us = sizes.take(rows), latency_us[rows]
+                found = search(some, us, units=units, tilings=tilings).predict(some)
+                wrong.append(np.abs(np.log(found / us)))
+        error.append(float(np.median(np.concatenate(wrong))) if wrong else np.inf)
+    return error[0] < error[1]
 
 
 def _costs(experts: Sequence[Expert], sizes: Geometry) -> Array:
