@@ -14,11 +14,10 @@ and the AVX-512 kernels in x86_64.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latency_model.regression.geometry import Array, Geometry, ceil_to
 
-__all__ = ["counts", "path_features", "paths"]
+__all__ = ["GROUPS", "counts", "path_features", "paths"]
 
 _BLOCK = 16.0
 _SET = 4.0  # blocks of filters that a kernel takes at once
@@ -26,6 +25,15 @@ _CHANNELS = 128.0  # input channels that the 1x1 kernel takes at once
 _BUSY = 8.0  # multiply-adds in flight that keep a core busy
 _STRIDE = 128.0  # rows and columns of a panel of a product
 _TINY = 1e-3
+_OF_KERNELS = 14  # of the counts: those that depend on the kernel
+# Which counts another CPU scales together: arithmetic, moved pixels, moved weights, loops and calls, constants.
+GROUPS = (
+    (0, 1, 2, 3, 11),
+    (7, 8, 15, 16, 18, 20, 21, 22, 25, 28, 29, 30),
+    (10, 17, 31, 32),
+    (4, 5, 6, 9, 12, 13, 23),
+    (14, 19, 24, 26, 27),
+)
 
 
 class _Path:
@@ -70,14 +78,17 @@ def paths(sizes: Geometry) -> list[str]:
         "unfolded",
     )  # fmt: skip
     strided = (s.stride > 1) & np.isin(names, ["blocked dw", "blocked 1x1", "unfolded dw"])
-    return [f"{name} s" if strides else name for name, strides in zip(names.tolist(), strided.tolist(), strict=True)]
+    return [
+        f"{name} s" if strides else name
+        for name, strides in zip(names.tolist(), strided.tolist(), strict=True)
+    ]
 
 
 def path_features(sizes: Geometry) -> Array:
     """Return what trees see of the kernel of each convolution, shape (n, count)."""
     p = _Path(sizes)
     masks = (p.image, p.depthwise, p.blocked, p.point, p.direct, p.unfolded, p.plain_after, p.pixels == 1)
-    counted = np.log(counts(sizes)[:, :_SEEN] + _TINY)
+    counted = np.log(counts(sizes)[:, :_OF_KERNELS] + _TINY)
     return np.column_stack([*(mask.astype(float) for mask in masks), counted])
 
 
@@ -92,7 +103,9 @@ def _blocked(s: Geometry, p: _Path) -> Array:
     filters = np.where(p.depthwise, 1.0, np.ceil(s.outputs / s.groups / _BLOCK))
     repeats = s.batch * np.where(p.depthwise, np.ceil(s.groups / _BLOCK), s.groups)
     channels = np.where(p.image, s.inputs, np.where(p.depthwise, 1.0, ceil_to(s.depth, _BLOCK)))
-    passes = np.where(p.point, np.ceil(channels / _CHANNELS), np.where(p.image | p.depthwise, channels, channels / _BLOCK))
+    passes = np.where(
+        p.point, np.ceil(channels / _CHANNELS), np.where(p.image | p.depthwise, channels, channels / _BLOCK)
+    )
     flat = p.point & (s.stride == 1)
     rows = np.where(flat, 1.0, s.out_height)
     width = np.where(flat, p.pixels, s.out_width)
@@ -179,9 +192,6 @@ def _product(s: Geometry, p: _Path) -> Array:
             p.unfolded * (s.stride_width == 1) * k * s.out_height * (s.out_width % 4) * repeats / 1e4,
         ]
     )  # fmt: skip
-
-
-_SEEN = 14
 
 
 def _around(s: Geometry, p: _Path) -> Array:

@@ -42,24 +42,32 @@ class Expert:
     weights: tuple[float, ...]
     error: float
 
-    def predict(self, sizes: Geometry) -> Array:
-        """Return the microseconds of each convolution, at least a nanosecond."""
-        found: Array = np.maximum(parts(sizes, self.tiling, self.units) @ np.array(self.weights), _FLOOR_US)
+    def predict(self, sizes: Geometry, known: Array | None = None) -> Array:
+        """Return the microseconds of each convolution, at least a nanosecond; ``known`` are its parts, if known."""
+        each = parts(sizes, self.tiling, self.units) if known is None else known
+        found: Array = np.maximum(each @ np.array(self.weights), _FLOOR_US)
         return found
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back."""
         t = self.tiling
-        tiling = [t.images, t.rows, t.columns, t.products, t.span, t.channels, t.depth, int(t.padded), int(t.blocked)]
-        return {"tiling": tiling, "units": self.units, "weights": list(self.weights), "error": self.error}
+        tiling = [t.images, t.rows, t.columns, t.products, t.span, t.channels, t.depth, int(t.padded)]
+        return {
+            "tiling": tiling,
+            "blocked": t.blocked,
+            "units": self.units,
+            "weights": list(self.weights),
+            "error": self.error,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Expert:
         """Return the expert that ``to_json`` wrote."""
         weights = tuple(map(float, data["weights"]))
-        *sizes, padded, blocked = map(int, data["tiling"])
+        *sizes, padded = map(int, data["tiling"])
         names = ("images", "rows", "columns", "products", "span", "channels", "depth")
-        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded), blocked=bool(blocked))
+        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded))
+        tiling = replace(tiling, blocked=bool(data.get("blocked", False)))
         return cls(tiling, int(data["units"]), weights, float(data["error"]))
 
 
@@ -111,15 +119,15 @@ def search(
     some: NDArray[np.int64] = np.arange(count)
     if count > _SUBSET:
         some = np.random.default_rng(seed).choice(count, _SUBSET, replace=False)
-    if all(tiling.blocked for tiling in tilings):
-        return min((fit_expert(sizes, latency_us, each, units) for each in tilings), key=lambda expert: expert.error)
     best = [tiling for _, tiling in ranked(sizes.take(some), latency_us[some], tilings, units)[:_KEPT]]
     tried = [
         replace(each, depth=depth, padded=padded)
         for each in best
         for depth in _DEPTHS
         for padded in (False, True)
+        if not each.blocked
     ]
+    tried += [each for each in best if each.blocked]
     return min(
         (fit_expert(sizes, latency_us, each, units) for each in tried), key=lambda expert: expert.error
     )

@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
-from latency_model.regression.experts import search
+from latency_model.regression.blocked import paths
+from latency_model.regression.experts import search, unseen
 from latency_model.regression.geometry import Array, Geometry
-from latency_model.regression.parts import TILINGS, Tiling
+from latency_model.regression.parts import BLOCKED, TILINGS, Tiling
 from latency_model.rows.kernels import split_kernels
 
-__all__ = ["LEAST_ROWS", "SHORT", "by_fit", "by_kernel", "structure"]
+__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "fits_paths", "structure"]
 
 LEAST_ROWS = 25
 _MANY_ROWS = 40
 _ROUNDS = 4
 _FORMULAS = 4
+_MUCH_BETTER = 0.6
 _NUMBER = re.compile(r"\d+")
 _ARGUMENTS = re.compile(r"[<(].*", re.DOTALL)
 
@@ -83,22 +85,44 @@ def by_fit(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, uni
     return found
 
 
+def fits_paths(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, units: int) -> bool:
+    """Return whether the rows are those of a runtime whose kernels ``blocked`` knows.
+
+    They are if the formulas of those kernels have much smaller errors than those of tiles, a family for each
+    structure. Errors are of rows that a formula was fitted without; on GPUs the two are about the same.
+    """
+    errors = []
+    for labels, tilings in ((paths(sizes), (BLOCKED,)), (structures, _SHORT)):
+        groups = np.array(labels)
+        found = []
+        for name in dict.fromkeys(labels):
+            rows = np.flatnonzero(groups == name)
+            if len(rows) >= LEAST_ROWS:
+                few, times = sizes.take(rows), latency_us[rows]
+                expert = search(few, times, units=units, tilings=tilings)
+                found.append(np.abs(np.log(unseen(expert, few, times) / times)))
+        if not found:
+            return False
+        errors.append(float(np.median(np.concatenate(found))))
+    return errors[0] < _MUCH_BETTER * errors[1]
+
+
 def _split(sizes: Geometry, latency_us: Array, units: int) -> NDArray[np.int64]:
     """Return the number of the formula of each row."""
     # By the order of efficiency: kernels differ in it more than in anything else.
-    rate = latency_us / search(sizes, latency_us, units=units, tilings=SHORT).predict(sizes)
+    rate = latency_us / search(sizes, latency_us, units=units, tilings=_SHORT).predict(sizes)
     label = np.searchsorted(np.quantile(rate, np.arange(1, _FORMULAS) / _FORMULAS), rate)
     for _ in range(_ROUNDS):
         errors = np.full((len(label), _FORMULAS), np.inf)
         for number in range(_FORMULAS):
             mine = np.flatnonzero(label == number)
             if len(mine) >= LEAST_ROWS:
-                expert = search(sizes.take(mine), latency_us[mine], units=units, tilings=SHORT)
+                expert = search(sizes.take(mine), latency_us[mine], units=units, tilings=_SHORT)
                 errors[:, number] = np.abs(np.log(expert.predict(sizes) / latency_us))
         label = errors.argmin(axis=1)
     return label
 
 
-SHORT: tuple[Tiling, ...] = tuple(
+_SHORT: tuple[Tiling, ...] = tuple(
     t for t in TILINGS if (t.span, t.channels) in ((1, 16), (128, 64), (64, 64))
 )

@@ -130,5 +130,7 @@ class Geometry:
 
 
 def _of_patterns(columns: ConvColumns, words: set[str]) -> NDArray[np.bool_]:
-    found = np.array([not words.isdisjoint(kind.pattern.split("+")) for kind in columns.kinds], dtype=np.bool_)
+    found = np.array(
+        [not words.isdisjoint(kind.pattern.split("+")) for kind in columns.kinds], dtype=np.bool_
+    )
     return found[columns.kind]

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
 from latency_model.errors import ModelError
-from latency_model.regression.blocked import path_features, paths
+from latency_model.regression.blocked import counts, path_features, paths
 from latency_model.regression.drift import added_us, drift_us, with_delay
 from latency_model.regression.experts import Expert, search, unseen
-from latency_model.regression.families import LEAST_ROWS, SHORT, by_fit, by_kernel, structure
+from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, fits_paths, structure
 from latency_model.regression.features import SIZES, baseline_us, features
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.growing import Settings, averaged, boosted, router
 from latency_model.regression.mixing import least_relative_error
-from latency_model.regression.trees import Forest
 from latency_model.regression.parts import BLOCKED, TILINGS
+from latency_model.regression.trees import Forest
 from latency_model.regression.units import units_of
 
 __all__ = ["FEWEST", "RowRegressor", "Settings"]
@@ -89,14 +89,11 @@ class RowRegressor:
         named = by_kernel(kernels, structures) if kernels is not None and any(kernels) else None
         units = units_of(sizes, latency_us, named or structures)
         clean, drift = latency_us, 0.0
-        on_paths = named is None and _on_paths(sizes, latency_us, structures, units)
+        on_paths = named is None and fits_paths(sizes, latency_us, structures, units=units)
         if on_paths:
-            plain = np.column_stack([plain, path_features(sizes)])
+            plain, units = np.column_stack([plain, path_features(sizes)]), 1
         for _ in range(3):
-            if on_paths:
-                labels = paths(sizes)
-            else:
-                labels = named or by_fit(sizes, clean, structures, units=units)
+            labels = named or (paths(sizes) if on_paths else by_fit(sizes, clean, structures, units=units))
             families, label, experts = _experts(sizes, clean, labels, units, blocked=on_paths)
             costs = _costs(experts, sizes)
             found = drift_us(latency_us, np.exp(costs[np.arange(count), label]), place)
@@ -157,6 +154,11 @@ class RowRegressor:
         found: Array = apart @ np.array(self.spread_weights)
         return found
 
+    def features(self, columns: ConvColumns, sizes: Geometry) -> Array:
+        """Return what the trees see of each convolution itself, shape (n, count)."""
+        plain = features(columns, sizes)
+        return np.column_stack([plain, path_features(sizes)]) if self.experts[0].tiling.blocked else plain
+
     def beyond(self, columns: ConvColumns) -> NDArray[np.bool_]:
         """Return which convolutions are outside what the rows span in any size: extrapolated."""
         found = features(columns, Geometry.of(columns))[:, :SIZES]
@@ -198,9 +200,11 @@ class RowRegressor:
     def _block(self, columns: ConvColumns) -> tuple[Array, Array, Array]:
         """Return the least relative error, the mean, and the parts of the spread."""
         count, sizes = len(columns), Geometry.of(columns)
-        plain, costs, base = features(columns, sizes), _costs(self.experts, sizes), np.log(baseline_us(sizes))
-        if self.experts[0].tiling.blocked:
-            plain = np.column_stack([plain, path_features(sizes)])
+        plain, costs, base = (
+            self.features(columns, sizes),
+            _costs(self.experts, sizes),
+            np.log(baseline_us(sizes)),
+        )
         seen = np.column_stack([plain, costs - base[:, None]])
         chance = np.ones((count, 1)) if self.router is None else self.router.predict(seen)
         mixed = (chance * costs).sum(axis=1)
@@ -250,23 +254,9 @@ def _experts(
     return families, label, tuple(experts)
 
 
-def _on_paths(sizes: Geometry, latency_us: Array, structures: Sequence[str], units: int) -> bool:
-    """Return whether the counts of a CPU's kernels say more of the rows than tiles do."""
-    error = []
-    for labels, tilings in ((paths(sizes), (BLOCKED,)), (structures, SHORT)):
-        known, wrong = np.array(labels), []
-        for name in dict.fromkeys(labels):
-            rows = np.flatnonzero(known == name)
-            if len(rows) >= LEAST_ROWS:
-                some, us = sizes.take(rows), latency_us[rows]
-                found = search(some, us, units=units, tilings=tilings).predict(some)
-                wrong.append(np.abs(np.log(found / us)))
-        error.append(float(np.median(np.concatenate(wrong))) if wrong else np.inf)
-    return error[0] < error[1]
-
-
 def _costs(experts: Sequence[Expert], sizes: Geometry) -> Array:
-    return np.column_stack([np.log(expert.predict(sizes)) for expert in experts])
+    known = counts(sizes) if experts[0].tiling.blocked else None
+    return np.column_stack([np.log(expert.predict(sizes, known)) for expert in experts])
 
 
 def _own(plain: Array, base: Array, family: NDArray[np.int64], cost: Array, count: int) -> Array:
