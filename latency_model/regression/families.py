@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
-from latency_model.regression.blocked import paths
 from latency_model.regression.experts import search, unseen
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.parts import BLOCKED, TILINGS, Tiling
+from latency_model.regression.paths import paths
 from latency_model.rows.kernels import split_kernels
 
 __all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "fits_paths", "structure"]
@@ -86,7 +86,7 @@ def by_fit(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, uni
 
 
 def fits_paths(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, units: int) -> bool:
-    """Return whether the rows are those of a runtime whose kernels ``blocked`` knows.
+    """Return whether the rows are those of a runtime whose kernels ``counts`` knows.
 
     They are if the formulas of those kernels have much smaller errors than those of tiles, a family for each
     structure. Errors are of rows that a formula was fitted without; on GPUs the two are about the same.

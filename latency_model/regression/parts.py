@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latency_model.regression.blocked import counts
+from latency_model.regression.counts import counts
 from latency_model.regression.geometry import Array, Geometry, ceil_to
 
 __all__ = ["BLOCKED", "TILINGS", "Tiling", "parts"]
@@ -27,7 +27,7 @@ class Tiling:
     Images are taken ``images`` at once, pixels in rectangles of ``rows`` by ``columns``; a transform (Winograd,
     FFT) makes ``products`` matrix products of the rectangles, 0 is none. A tile has ``span`` pixels (or rectangles)
     and ``channels`` output channels, and walks ``depth`` input channels at once. ``padded`` says that all channels
-    are filled up to whole vectors first. ``blocked`` has no tiles: what a CPU's kernels count (see ``blocked``).
+    are filled up to whole vectors first. ``blocked`` has no tiles: what a CPU's kernels count (see ``counts``).
     """
 
     images: int = 1

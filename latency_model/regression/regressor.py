@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
 from latency_model.errors import ModelError
-from latency_model.regression.blocked import counts, path_features, paths
+from latency_model.regression.counts import counts, path_features
 from latency_model.regression.drift import added_us, drift_us, with_delay
 from latency_model.regression.experts import Expert, search, unseen
 from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, fits_paths, structure
@@ -31,6 +31,7 @@ from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.growing import Settings, averaged, boosted, router
 from latency_model.regression.mixing import least_relative_error
 from latency_model.regression.parts import BLOCKED, TILINGS
+from latency_model.regression.paths import paths
 from latency_model.regression.trees import Forest
 from latency_model.regression.units import units_of
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from latency_model.regression.blocked import GROUPS as COUNTED
+from latency_model.regression.counts import GROUPS as COUNTED
 from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.parts import Tiling, parts
