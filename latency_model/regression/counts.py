@@ -19,9 +19,7 @@ GROUPS = (
     (4, 5, 6, 9, 12, 13, 23),
     (14, 19, 24, 26, 27),
 )
-_OF_KERNELS = 14  # of the counts: those that depend on the kernel
 _CACHES = (12e3, 250e3, 4e6)  # numbers that fit
-_TINY = 1e-3
 
 
 def counts(sizes: Geometry) -> Array:
@@ -32,9 +30,8 @@ def counts(sizes: Geometry) -> Array:
 
 
 def path_features(sizes: Geometry) -> Array:
-    """Return what trees see of the kernel of each convolution, shape (n, 22)."""
-    masks = Paths.of(sizes).masks
-    return np.column_stack([*masks, np.log(counts(sizes)[:, :_OF_KERNELS] + _TINY)])
+    """Return what trees see of the kernel of each convolution, shape (n, 8)."""
+    return np.column_stack(Paths.of(sizes).masks).astype(np.float64)
 
 
 def _around(s: Geometry, p: Paths) -> Array:
