@@ -16,7 +16,7 @@ from latency_model.regression.parts import BLOCKED, TILINGS, Tiling
 from latency_model.regression.paths import paths
 from latency_model.rows.kernels import split_kernels
 
-__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "fits_paths", "structure"]
+__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "by_path", "fits_paths", "structure"]
 
 LEAST_ROWS = 25
 _MANY_ROWS = 40
@@ -85,6 +85,18 @@ def by_fit(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, uni
     return found
 
 
+def by_path(sizes: Geometry) -> list[str]:
+    """Return a family for each row of a runtime whose kernels ``counts`` knows: the kernel that runs.
+
+    Names that fewer than 25 rows have go without their last word, what sets the rows apart least.
+    """
+    names = paths(sizes)
+    for _ in range(2):
+        counts = Counter(names)
+        names = [name if counts[name] >= LEAST_ROWS else name.rpartition(" ")[0] or name for name in names]
+    return names
+
+
 def fits_paths(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, units: int) -> bool:
     """Return whether the rows are those of a runtime whose kernels ``counts`` knows.
 
@@ -92,7 +104,7 @@ def fits_paths(sizes: Geometry, latency_us: Array, structures: Sequence[str], *,
     structure. Errors are of rows that a formula was fitted without; on GPUs the two are about the same.
     """
     errors = []
-    for labels, tilings in ((paths(sizes), (BLOCKED,)), (structures, _SHORT)):
+    for labels, tilings in ((by_path(sizes), (BLOCKED,)), (structures, _SHORT)):
         groups = np.array(labels)
         found = []
         for name in dict.fromkeys(labels):

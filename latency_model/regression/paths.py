@@ -86,7 +86,7 @@ def paths(sizes: Geometry) -> list[str]:
     """Return a name of each one's kernel, and of what else sets rows apart: a family of the regression."""
     s, p = sizes, Paths.of(sizes)
     named = (
-        ("bare vector", p.bare_vector & (s.outputs >= BLOCK)),
+        ("vector bare", p.bare_vector & (s.outputs >= BLOCK)),
         ("vector", p.direct & (p.pixels == 1)),
         ("image 1x1", p.image & (s.taps == 1)),
         ("image", p.image),

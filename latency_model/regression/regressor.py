@@ -25,13 +25,12 @@ from latency_model.errors import ModelError
 from latency_model.regression.counts import counts, path_features
 from latency_model.regression.drift import added_us, drift_us, with_delay
 from latency_model.regression.experts import Expert, search, unseen
-from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, fits_paths, structure
+from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, by_path, fits_paths, structure
 from latency_model.regression.features import SIZES, baseline_us, features
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.growing import Settings, averaged, boosted, router
 from latency_model.regression.mixing import least_relative_error
 from latency_model.regression.parts import BLOCKED, TILINGS
-from latency_model.regression.paths import paths
 from latency_model.regression.trees import Forest
 from latency_model.regression.units import units_of
 
@@ -94,7 +93,7 @@ class RowRegressor:
         if on_paths:
             plain, units = np.column_stack([plain, path_features(sizes)]), 1
         for _ in range(3):
-            labels = named or (paths(sizes) if on_paths else by_fit(sizes, clean, structures, units=units))
+            labels = named or (by_path(sizes) if on_paths else by_fit(sizes, clean, structures, units=units))
             families, label, experts = _experts(sizes, clean, labels, units, blocked=on_paths)
             costs = _costs(experts, sizes)
             found = drift_us(latency_us, np.exp(costs[np.arange(count), label]), place)

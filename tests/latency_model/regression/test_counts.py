@@ -166,7 +166,7 @@ def test_each_path_has_its_name() -> None:
         "1x64x32x32 ->64 k3 s1 p1 g4 conv+bias": "blocked",
         "1x18x32x32 ->64 k1 s1 p0 g1 conv+bias": "product",
         "1x18x1x1 ->64 k1 s1 p0 g1 conv+bias": "vector",
-        "1x64x1x1 ->18 k1 s1 p0 g1 conv+bias": "bare vector",
+        "1x64x1x1 ->18 k1 s1 p0 g1 conv+bias": "vector bare",
         "1x18x32x32 ->64 k1 s2 p0 g1 conv+bias": "unfolded",
         "1x18x4x4 ->64 k3 s1 p1 g1 conv+bias": "unfolded whole",
         "1x18x32x32 ->18 k3 s2 p1 g18 conv+bias": "unfolded dw s",

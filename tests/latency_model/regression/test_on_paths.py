@@ -8,12 +8,13 @@ import pytest
 from latency_model.columns import ConvColumns
 from latency_model.regression.counts import counts, path_features
 from latency_model.regression.experts import Expert, fit_expert
-from latency_model.regression.families import fits_paths, structure
+from latency_model.regression.families import by_path, fits_paths, structure
 from latency_model.regression.geometry import Geometry
 from latency_model.regression.parts import BLOCKED, TILINGS
 from latency_model.regression.paths import Paths
 from latency_model.regression.regressor import RowRegressor, Settings
 from latency_model.regression.state import restored, state
+from latency_model.shapes import ConvShape
 from latency_model.transfer.carrying import carry, same_algorithm
 from latency_model.transfer.view import look
 
@@ -69,6 +70,13 @@ def test_rows_that_no_formula_explains_are_not_those_of_a_cpu() -> None:
     columns = columns_of(250, 29, precision="fp32")
     sizes, noise = Geometry.of(columns), np.random.default_rng(0).lognormal(0, 0.5, 250)
     assert not fits_paths(sizes, times_of(columns) * noise, structure(columns, sizes), units=108)
+
+
+def test_rare_paths_join_the_more_general_ones() -> None:
+    texts = ["1x64x9x9 ->64 k3 s1 p1 g64"] * 30 + ["1x64x9x9 ->64 k3 s2 p1 g64"] * 5
+    texts += ["1x3x9x9 ->8 k1 s1 p0 g1"] * 9 + ["1x3x9x9 ->8 k3 s1 p1 g1"] * 3
+    sizes = Geometry.of(ConvColumns.of([ConvShape.parse(f"{text} conv fp32 nchw") for text in texts]))
+    assert by_path(sizes) == ["blocked dw"] * 35 + ["image"] * 12
 
 
 def test_names_of_kernels_count_for_more() -> None:
