@@ -66,8 +66,8 @@ class Expert:
         weights = tuple(map(float, data["weights"]))
         *sizes, padded = map(int, data["tiling"])
         names = ("images", "rows", "columns", "products", "span", "channels", "depth")
-        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded))
-        tiling = replace(tiling, blocked=bool(data.get("blocked", False)))
+        blocked = bool(data.get("blocked", False))  # formulas saved before there were such ones do not say
+        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded), blocked=blocked)
         return cls(tiling, int(data["units"]), weights, float(data["error"]))
 
 

@@ -27,8 +27,9 @@ class Geometry:
     """Sizes of n convolutions as float64 arrays of shape (n,).
 
     ``inputs`` and ``outputs`` are channels, ``depth`` the input channels of one group, ``taps`` the elements of
-    one kernel, ``vector`` the channels that make one 16-byte vector. ``adds``
-    says that another tensor is added to the output, ``clips`` and ``curves`` which activation follows.
+    one kernel, ``vector`` the channels that make one 16-byte vector. ``stride`` and ``dilation``
+    are those of both axes multiplied. ``adds`` says that another tensor is added to the output, ``clips`` that a
+    clip follows, ``curves`` an activation that is no piecewise line.
     """
 
     batch: Array

@@ -1,7 +1,8 @@
 """The regression of one table: formulas of kernels, which kernel will run, and trees for what is left.
 
-1. Rows are sorted into families: by the name of their kernel, or by which formula fits (``families``).
-2. Each family has a formula of tiles, waves, bytes and padding (``experts``).
+1. Rows are sorted into families: by the name of their kernel, by which kernel a CPU runs for their shape, where that
+   explains them (``families.fits_paths``), or by which formula fits (``families``).
+2. Each family has a formula of tiles, waves, bytes and padding (``experts``), or of what a CPU's kernel counts.
 3. Trees say how likely each family is for a convolution (extremely randomised trees; Geurts et al. 2006).
 4. Once for every family that may run: its formula, corrected by trees on the logarithm of what is left (stochastic
    gradient boosting, Friedman 2002, and extremely randomised trees). Of these the number with the least expected
