@@ -103,11 +103,11 @@ class _Graph:
             return self.node("Mul", [tensor, self.node("Sigmoid", [tensor], f"gate{copy}")], f"act{copy}")
         return tensor
 
-    def sink(self, tensor: str, index: int, *, longer: int = 0) -> None:
-        strides = [self.shape.out_height + longer, self.shape.out_width + longer]
-        if index == 0:
-            self.constant("pick", (1, self.shape.out_channels, 1, 1), self.shape.out_channels**-0.5, 3)
-        name = self.node("Conv", [tensor, "pick"], f"out{index}", kernel_shape=[1, 1], strides=strides)
+    def sink(self, tensor: str, index: int, *, pick: str = "pick") -> None:
+        strides = [self.shape.out_height, self.shape.out_width]
+        if index == 0 or pick != "pick":
+            self.constant(pick, (1, self.shape.out_channels, 1, 1), self.shape.out_channels**-0.5, 3 + index)
+        name = self.node("Conv", [tensor, pick], f"out{index}", kernel_shape=[1, 1], strides=strides)
         dims = [self.shape.batch, 1, 1, 1]
         self.outputs.append(helper.make_tensor_value_info(name, _types(self.shape.precision)[0], dims))
 
@@ -144,10 +144,11 @@ def conv_copies(shape: ConvShape, copies: int, *, seed: int = 0) -> bytes:
 def sink_copies(shape: ConvShape, copies: int, *, seed: int = 0) -> bytes:
     """Return an ONNX model that runs the bare convolution of ``shape`` once, with ``copies`` sinks.
 
-    The strides differ, so that the sinks are not merged into one as a common subexpression.
+    The weights differ, so that the sinks are not merged into one as a common subexpression. Strides must not: where the
+    output is one pixel, those of ``conv_copies`` have none, and a stride makes another kernel of them.
     """
     graph = _Graph(shape, seed)
     tensor = graph.conv("0", bias=False)
     for index in range(copies):
-        graph.sink(tensor, index, longer=index)
+        graph.sink(tensor, index, pick=f"pick{index}")
     return graph.model()

@@ -60,6 +60,8 @@ def main() -> None:
         "dense": columns.groups == 1,
         "depthwise": depthwise,
         "grouped": grouped,
+        "above 1 us": measured >= 1,
+        "below 1 us": measured < 1,
         "below 5 us": measured < 5,
         "5 to 20 us": (measured >= 5) & (measured < 20),
         "20 to 100 us": (measured >= 20) & (measured < 100),

@@ -42,16 +42,23 @@ class Expert:
     weights: tuple[float, ...]
     error: float
 
-    def predict(self, sizes: Geometry) -> Array:
-        """Return the microseconds of each convolution, at least a nanosecond."""
-        found: Array = np.maximum(parts(sizes, self.tiling, self.units) @ np.array(self.weights), _FLOOR_US)
+    def predict(self, sizes: Geometry, known: Array | None = None) -> Array:
+        """Return the microseconds of each convolution, at least a nanosecond; ``known`` are its parts, if known."""
+        each = parts(sizes, self.tiling, self.units) if known is None else known
+        found: Array = np.maximum(each @ np.array(self.weights), _FLOOR_US)
         return found
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back."""
         t = self.tiling
         tiling = [t.images, t.rows, t.columns, t.products, t.span, t.channels, t.depth, int(t.padded)]
-        return {"tiling": tiling, "units": self.units, "weights": list(self.weights), "error": self.error}
+        return {
+            "tiling": tiling,
+            "blocked": t.blocked,
+            "units": self.units,
+            "weights": list(self.weights),
+            "error": self.error,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Expert:
@@ -59,7 +66,8 @@ class Expert:
         weights = tuple(map(float, data["weights"]))
         *sizes, padded = map(int, data["tiling"])
         names = ("images", "rows", "columns", "products", "span", "channels", "depth")
-        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded))
+        blocked = bool(data.get("blocked", False))  # formulas saved before there were such ones do not say
+        tiling = Tiling(**dict(zip(names, sizes, strict=True)), padded=bool(padded), blocked=blocked)
         return cls(tiling, int(data["units"]), weights, float(data["error"]))
 
 
@@ -117,7 +125,9 @@ def search(
         for each in best
         for depth in _DEPTHS
         for padded in (False, True)
+        if not each.blocked
     ]
+    tried += [each for each in best if each.blocked]
     return min(
         (fit_expert(sizes, latency_us, each, units) for each in tried), key=lambda expert: expert.error
     )

@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
-from latency_model.regression.experts import search
+from latency_model.regression.experts import search, unseen
 from latency_model.regression.geometry import Array, Geometry
-from latency_model.regression.parts import TILINGS, Tiling
+from latency_model.regression.parts import BLOCKED, TILINGS, Tiling
+from latency_model.regression.paths import paths
 from latency_model.rows.kernels import split_kernels
 
-__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "structure"]
+__all__ = ["LEAST_ROWS", "by_fit", "by_kernel", "by_path", "fits_paths", "structure"]
 
 LEAST_ROWS = 25
 _MANY_ROWS = 40
 _ROUNDS = 4
 _FORMULAS = 4
+_MUCH_BETTER = 0.6
 _NUMBER = re.compile(r"\d+")
 _ARGUMENTS = re.compile(r"[<(].*", re.DOTALL)
 
@@ -81,6 +83,40 @@ def by_fit(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, uni
         for row, label in zip(rows, _split(sizes.take(rows), latency_us[rows], units), strict=True):
             found[row] = f"{name} {label}"
     return found
+
+
+def by_path(sizes: Geometry) -> list[str]:
+    """Return a family for each row of a runtime whose kernels ``counts`` knows: the kernel that runs.
+
+    Names that fewer than 25 rows have go without their last word, what sets the rows apart least.
+    """
+    names = paths(sizes)
+    for _ in range(2):
+        counts = Counter(names)
+        names = [name if counts[name] >= LEAST_ROWS else name.rpartition(" ")[0] or name for name in names]
+    return names
+
+
+def fits_paths(sizes: Geometry, latency_us: Array, structures: Sequence[str], *, units: int) -> bool:
+    """Return whether the rows are those of a runtime whose kernels ``counts`` knows.
+
+    They are if the formulas of those kernels have much smaller errors than those of tiles, a family for each
+    structure. Errors are of rows that a formula was fitted without; on GPUs the two are about the same.
+    """
+    errors = []
+    for labels, tilings in ((by_path(sizes), (BLOCKED,)), (structures, _SHORT)):
+        groups = np.array(labels)
+        found = []
+        for name in dict.fromkeys(labels):
+            rows = np.flatnonzero(groups == name)
+            if len(rows) >= LEAST_ROWS:
+                few, times = sizes.take(rows), latency_us[rows]
+                expert = search(few, times, units=units, tilings=tilings)
+                found.append(np.abs(np.log(unseen(expert, few, times) / times)))
+        if not found:
+            return False
+        errors.append(float(np.median(np.concatenate(found))))
+    return errors[0] < _MUCH_BETTER * errors[1]
 
 
 def _split(sizes: Geometry, latency_us: Array, units: int) -> NDArray[np.int64]:

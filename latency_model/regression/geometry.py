@@ -27,7 +27,9 @@ class Geometry:
     """Sizes of n convolutions as float64 arrays of shape (n,).
 
     ``inputs`` and ``outputs`` are channels, ``depth`` the input channels of one group, ``taps`` the elements of
-    one kernel, ``vector`` the channels that make one 16-byte vector.
+    one kernel, ``vector`` the channels that make one 16-byte vector. ``stride`` and ``dilation``
+    are those of both axes multiplied. ``adds`` says that another tensor is added to the output, ``clips`` that a
+    clip follows, ``curves`` an activation that is no piecewise line.
     """
 
     batch: Array
@@ -44,6 +46,15 @@ class Geometry:
     dilation: Array
     vector: Array
     depthwise: NDArray[np.bool_]
+    stride_height: Array
+    stride_width: Array
+    dilation_height: Array
+    dilation_width: Array
+    pad_top: Array
+    pad_left: Array
+    adds: NDArray[np.bool_]
+    clips: NDArray[np.bool_]
+    curves: NDArray[np.bool_]
 
     @classmethod
     def of(cls, columns: ConvColumns) -> Geometry:
@@ -68,6 +79,15 @@ class Geometry:
             dilation=floats(columns.each("dilation", 0) * columns.each("dilation", 1)),
             vector=vectors[columns.kind] if len(vectors) else np.zeros(0),
             depthwise=(columns.groups > 1) & (columns.groups == columns.in_channels),
+            stride_height=floats(columns.each("stride", 0)),
+            stride_width=floats(columns.each("stride", 1)),
+            dilation_height=floats(columns.each("dilation", 0)),
+            dilation_width=floats(columns.each("dilation", 1)),
+            pad_top=floats(columns.each("padding", 0)),
+            pad_left=floats(columns.each("padding", 1)),
+            adds=_of_patterns(columns, {"add"}),
+            clips=_of_patterns(columns, {"clip"}),
+            curves=_of_patterns(columns, {"hardswish", "silu"}),
         )
 
     def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Geometry:
@@ -108,3 +128,10 @@ class Geometry:
     def macs(self) -> Array:
         """Multiply-accumulates."""
         return self.pixels * self.weights
+
+
+def _of_patterns(columns: ConvColumns, words: set[str]) -> NDArray[np.bool_]:
+    found = np.array(
+        [not words.isdisjoint(kind.pattern.split("+")) for kind in columns.kinds], dtype=np.bool_
+    )
+    return found[columns.kind]

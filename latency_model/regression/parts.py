@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from latency_model.regression.counts import counts
 from latency_model.regression.geometry import Array, Geometry, ceil_to
 
-__all__ = ["TILINGS", "Tiling", "parts"]
+__all__ = ["BLOCKED", "TILINGS", "Tiling", "parts"]
 
 _ROUNDS_AT_ONCE = (1, 2, 3, 4)  # tiles that a processor may hold at once
 _CACHED = 15e6  # numbers that stay in a large cache
@@ -26,7 +27,7 @@ class Tiling:
     Images are taken ``images`` at once, pixels in rectangles of ``rows`` by ``columns``; a transform (Winograd,
     FFT) makes ``products`` matrix products of the rectangles, 0 is none. A tile has ``span`` pixels (or rectangles)
     and ``channels`` output channels, and walks ``depth`` input channels at once. ``padded`` says that all channels
-    are filled up to whole vectors first.
+    are filled up to whole vectors first. ``blocked`` has no tiles: what a CPU's kernels count (see ``counts``).
     """
 
     images: int = 1
@@ -37,7 +38,10 @@ class Tiling:
     channels: int = 128
     depth: int = 1
     padded: bool = False
+    blocked: bool = False
 
+
+BLOCKED = Tiling(blocked=True)
 
 # The first has no tiles in the image; the others were found to matter on GPUs (batch, rows, columns, products).
 _IMAGES = (
@@ -67,6 +71,8 @@ TILINGS = tuple(t for t in TILINGS if t.span >= 32 or (t.products == 0 and t.ima
 
 def parts(sizes: Geometry, tiling: Tiling, units: int) -> Array:
     """Return the parts of the formula, shape (n, PARTS), scaled to be of one size."""
+    if tiling.blocked:
+        return counts(sizes)
     s, dense = sizes, ~sizes.depthwise
     unaligned_in, unaligned_out = dense & (s.inputs % s.vector != 0), dense & (s.outputs % s.vector != 0)
     strided_point = (s.taps == 1) & (s.stride > 1)

@@ -1,7 +1,8 @@
 """The regression of one table: formulas of kernels, which kernel will run, and trees for what is left.
 
-1. Rows are sorted into families: by the name of their kernel, or by which formula fits (``families``).
-2. Each family has a formula of tiles, waves, bytes and padding (``experts``).
+1. Rows are sorted into families: by the name of their kernel, by which kernel a CPU runs for their shape, where that
+   explains them (``families.fits_paths``), or by which formula fits (``families``).
+2. Each family has a formula of tiles, waves, bytes and padding (``experts``), or of what a CPU's kernel counts.
 3. Trees say how likely each family is for a convolution (extremely randomised trees; Geurts et al. 2006).
 4. Once for every family that may run: its formula, corrected by trees on the logarithm of what is left (stochastic
    gradient boosting, Friedman 2002, and extremely randomised trees). Of these the number with the least expected
@@ -22,13 +23,15 @@ from numpy.typing import NDArray
 
 from latency_model.columns import ConvColumns
 from latency_model.errors import ModelError
+from latency_model.regression.counts import counts, path_features
 from latency_model.regression.drift import added_us, drift_us, with_delay
 from latency_model.regression.experts import Expert, search, unseen
-from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, structure
+from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, by_path, fits_paths, structure
 from latency_model.regression.features import SIZES, baseline_us, features
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.growing import Settings, averaged, boosted, router
 from latency_model.regression.mixing import least_relative_error
+from latency_model.regression.parts import BLOCKED, TILINGS
 from latency_model.regression.trees import Forest
 from latency_model.regression.units import units_of
 
@@ -87,9 +90,12 @@ class RowRegressor:
         named = by_kernel(kernels, structures) if kernels is not None and any(kernels) else None
         units = units_of(sizes, latency_us, named or structures)
         clean, drift = latency_us, 0.0
+        on_paths = named is None and fits_paths(sizes, latency_us, structures, units=units)
+        if on_paths:
+            plain, units = np.column_stack([plain, path_features(sizes)]), 1
         for _ in range(3):
-            labels = named or by_fit(sizes, clean, structures, units=units)
-            families, label, experts = _experts(sizes, clean, labels, units)
+            labels = named or (by_path(sizes) if on_paths else by_fit(sizes, clean, structures, units=units))
+            families, label, experts = _experts(sizes, clean, labels, units, blocked=on_paths)
             costs = _costs(experts, sizes)
             found = drift_us(latency_us, np.exp(costs[np.arange(count), label]), place)
             if abs(found - drift) <= 0.01 * abs(found):
@@ -149,6 +155,11 @@ class RowRegressor:
         found: Array = apart @ np.array(self.spread_weights)
         return found
 
+    def features(self, columns: ConvColumns, sizes: Geometry) -> Array:
+        """Return what the trees see of each convolution itself, shape (n, count)."""
+        plain = features(columns, sizes)
+        return np.column_stack([plain, path_features(sizes)]) if self.experts[0].tiling.blocked else plain
+
     def beyond(self, columns: ConvColumns) -> NDArray[np.bool_]:
         """Return which convolutions are outside what the rows span in any size: extrapolated."""
         found = features(columns, Geometry.of(columns))[:, :SIZES]
@@ -190,7 +201,11 @@ class RowRegressor:
     def _block(self, columns: ConvColumns) -> tuple[Array, Array, Array]:
         """Return the least relative error, the mean, and the parts of the spread."""
         count, sizes = len(columns), Geometry.of(columns)
-        plain, costs, base = features(columns, sizes), _costs(self.experts, sizes), np.log(baseline_us(sizes))
+        plain, costs, base = (
+            self.features(columns, sizes),
+            _costs(self.experts, sizes),
+            np.log(baseline_us(sizes)),
+        )
         seen = np.column_stack([plain, costs - base[:, None]])
         chance = np.ones((count, 1)) if self.router is None else self.router.predict(seen)
         mixed = (chance * costs).sum(axis=1)
@@ -219,7 +234,7 @@ class RowRegressor:
 
 
 def _experts(
-    sizes: Geometry, latency_us: Array, labels: Sequence[str], units: int
+    sizes: Geometry, latency_us: Array, labels: Sequence[str], units: int, *, blocked: bool = False
 ) -> tuple[tuple[str, ...], NDArray[np.int64], tuple[Expert, ...]]:
     """Return the families, the family of each row, and a formula for each; rows of small ones go where they fit."""
     counts = Counter(labels)
@@ -231,7 +246,8 @@ def _experts(
     experts = []
     for place in range(len(families)):
         rows = np.flatnonzero(label == place)
-        experts.append(search(sizes.take(rows), latency_us[rows], units=units))
+        tilings = (BLOCKED,) if blocked else TILINGS
+        experts.append(search(sizes.take(rows), latency_us[rows], units=units, tilings=tilings))
     lost = np.flatnonzero(label < 0)
     if len(lost):
         costs = _costs(experts, sizes.take(lost))
@@ -240,7 +256,8 @@ def _experts(
 
 
 def _costs(experts: Sequence[Expert], sizes: Geometry) -> Array:
-    return np.column_stack([np.log(expert.predict(sizes)) for expert in experts])
+    known = counts(sizes) if experts[0].tiling.blocked else None
+    return np.column_stack([np.log(expert.predict(sizes, known)) for expert in experts])
 
 
 def _own(plain: Array, base: Array, family: NDArray[np.int64], cost: Array, count: int) -> Array:

@@ -31,6 +31,8 @@ class Carried:
 
 def same_algorithm(tiling: Tiling) -> list[Tiling]:
     """Return the tilings that divide the image as ``tiling`` does: other kernels of the same algorithm."""
+    if tiling.blocked:
+        return [tiling]
 
     def of(one: Tiling) -> tuple[int, int, int, int]:
         return one.images, one.rows, one.columns, one.products

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
+from latency_model.regression.counts import GROUPS as COUNTED
 from latency_model.regression.experts import Expert
 from latency_model.regression.geometry import Array, Geometry
-from latency_model.regression.parts import parts
+from latency_model.regression.parts import Tiling, parts
 
 __all__ = ["ERROR", "Scaled", "contributions", "scale", "scaled_expert"]
 
@@ -48,15 +49,19 @@ class Scaled:
 def contributions(sizes: Geometry, expert: Expert) -> Array:
     """Return the microseconds of each group of parts, shape (n, 5)."""
     each = parts(sizes, expert.tiling, expert.units) * np.array(expert.weights)
-    return np.column_stack([each[:, group].sum(axis=1) for group in map(list, GROUPS)])
+    return np.column_stack([each[:, group].sum(axis=1) for group in map(list, _groups(expert.tiling))])
 
 
 def scaled_expert(expert: Expert, factors: Array) -> Expert:
     """Return the formula with its parts scaled."""
     weights = np.array(expert.weights)
-    for group, factor in zip(GROUPS, factors, strict=True):
+    for group, factor in zip(_groups(expert.tiling), factors, strict=True):
         weights[list(group)] *= factor
     return replace(expert, weights=tuple(map(float, weights)))
+
+
+def _groups(tiling: Tiling) -> tuple[tuple[int, ...], ...]:
+    return COUNTED if tiling.blocked else GROUPS
 
 
 def scale(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latency_model.columns import ConvColumns
-from latency_model.regression.features import baseline_us, features
+from latency_model.regression.features import baseline_us
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.regressor import RowRegressor
 
@@ -34,7 +34,7 @@ class View:
 def look(source: RowRegressor, columns: ConvColumns) -> View:
     """Return what ``source`` says of ``columns``."""
     sizes = Geometry.of(columns)
-    plain = features(columns, sizes)
+    plain = source.features(columns, sizes)
     costs = np.column_stack([np.log(expert.predict(sizes)) for expert in source.experts])
     if source.router is None:
         chance = np.ones((len(columns), 1))

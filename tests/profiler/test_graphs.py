@@ -91,5 +91,19 @@ def test_every_shape_makes_a_valid_model(
 def test_sinks_share_one_convolution():
     model = onnx.load_model_from_string(sink_copies(ConvShape(1, 8, 6, 6, 8), 5))
     onnx.checker.check_model(model, full_check=True)
-    strides = [tuple(n.attribute[1].ints) for n in model.graph.node if n.name.startswith("out")]
-    assert len(set(strides)) == len(model.graph.output) == 5
+    sinks = [node for node in model.graph.node if node.name.startswith("out")]
+    assert len(sinks) == len(model.graph.output) == 5
+    values = {tensor.name: tensor.raw_data for tensor in model.graph.initializer}
+    assert len({values[sink.input[1]] for sink in sinks}) == 5
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_sinks_are_the_same_operators_beside_copies_and_alone(size):
+    """What is subtracted must be what was added: of one pixel a stride would make another kernel."""
+    shape = ConvShape(1, 8, size, size, 20)
+
+    def sinks(model):
+        nodes = onnx.load_model_from_string(model).graph.node
+        return {str(node.attribute) for node in nodes if node.name.startswith("out")}
+
+    assert sinks(sink_copies(shape, 4)) == sinks(conv_copies(shape, 4))
