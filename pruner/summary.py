@@ -22,6 +22,8 @@ from pruner.training import evaluate
 if TYPE_CHECKING:
     from torch import nn
 
+    from pruner.graph import ChannelGraph
+
 __all__ = ["finish"]
 
 _PACKAGES = ("gharial", "torch", "onnx", "onnxruntime", "numpy", "scipy")
@@ -72,6 +74,20 @@ def _unmeasured(setting: Setting, counts: dict[str, int]) -> tuple[str, ...]:
     return (
         f"{lacking} of {len(shapes)} convolutions have channel counts that the table lacks; their predicted latency "
         "is that of the next larger measured counts, which can be too low",
+    )
+
+
+def _groups(graph: ChannelGraph, counts: dict[str, int]) -> tuple[GroupRow, ...]:
+    """Return each group with its channels before and after, and the layers that write and read it."""
+    writers: dict[str, list[str]] = {name: [] for name in graph.groups}
+    readers: dict[str, list[str]] = {name: [] for name in graph.groups}
+    for site in graph.sites:
+        for side, axis in ((writers, site.outputs), (readers, site.inputs)):
+            for name, _ in axis.terms:
+                side[name].append(site.name)
+    return tuple(
+        GroupRow(name, group.size, counts[name], tuple(writers[name]), tuple(readers[name]))
+        for name, group in graph.groups.items()
     )
 
 
@@ -134,7 +150,7 @@ def finish(
             "latency_before_us": (proof.before.low_us, proof.before.high_us),
             "latency_after_us": (proof.after.low_us, proof.after.high_us),
         },
-        groups=tuple(GroupRow(name, group.size, counts[name]) for name, group in graph.groups.items()),
+        groups=_groups(graph, counts),
         blocks_removed=plan.blocks,
         staircase=_staircase(setting, counts),
         sites=tuple(sites),

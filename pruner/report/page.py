@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from pruner.report.figures import headline, latency_text, ratio_text
+from pruner.report.hypergraph import hypergraph
 from pruner.report.picture import AFTER, BEFORE, CHOSEN, FAINT, PREDICTED
 from pruner.report.run_report import RunReport
 
@@ -28,6 +29,8 @@ def page(report: RunReport) -> str:
         charts["staircase"] = _stairs(report)
     if report.sites:
         charts["sites"] = _sites(report)
+    if any(group.writers or group.readers for group in report.groups):
+        charts["hypergraph"] = hypergraph(report)
     return environment.from_string(source).render(
         report=report,
         figures=headline(report),

@@ -11,7 +11,7 @@ from pruner.report.run_report import RunReport, Staircase
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["picture"]
+__all__ = ["STYLE", "picture"]
 
 BEFORE, AFTER, PREDICTED, CHOSEN, INK, FAINT = (
     "#b8c4ce",
@@ -21,7 +21,7 @@ BEFORE, AFTER, PREDICTED, CHOSEN, INK, FAINT = (
     "#22303c",
     "#8795a1",
 )
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -50,7 +50,7 @@ def picture(report: RunReport, path: Path) -> None:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     # rc_context without pyplot: no global figure, no display, and the caller's style is left alone.
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         height = min(max(_TITLE + _BARS + _STAIRS, _TITLE + 0.7 + 0.235 * len(report.groups)), 24.0)
         engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.10, rect=(0, 0, 1, 1 - _TITLE / height))
         figure = Figure(figsize=(13.0, height), dpi=110, layout=engine)

@@ -17,11 +17,16 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """Channels of one group before and after; 0 after means removed."""
+    """Channels of one group before and after; 0 after means removed.
+
+    ``writers`` and ``readers`` are the layers that write and read them.
+    """
 
     name: str
     before: int
     after: int
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ class RunReport:
             return cls(
                 **{
                     **fields,
-                    "groups": tuple(GroupRow(**row) for row in fields.get("groups", ())),
+                    "groups": tuple(_group(row) for row in fields.get("groups", ())),
                     "sites": tuple(SiteRow(**row) for row in fields.get("sites", ())),
                     "blocks_removed": tuple(fields.get("blocks_removed", ())),
                     "notes": tuple(fields.get("notes", ())),
@@ -142,6 +147,11 @@ class RunReport:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this report is damaged ({error}); make it again") from error
+
+
+def _group(data: Mapping[str, Any]) -> GroupRow:
+    layers = {side: tuple(data.get(side, ())) for side in ("writers", "readers")}
+    return GroupRow(**{**data, **layers})
 
 
 def _staircase(data: Mapping[str, Any]) -> Staircase:
