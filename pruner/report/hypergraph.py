@@ -121,9 +121,9 @@ def hypergraph_picture(report: RunReport, path: Path) -> None:
         axes.set_ylim(len(layers) - 0.5, -0.5)
         axes.set_xlim(-0.7, columns - 0.3)
         axes.set_xticks([])
-        axes.set_title(
-            "Which layers keep the same channels: ▲ writes, ● reads; the thicker, the more is kept"
-        )
+        axes.set_title("▲ writes, ● reads; the thicker, the more is kept", fontsize=8)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
         figure.savefig(path, format="png")
 
 
