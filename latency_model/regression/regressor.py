@@ -28,14 +28,16 @@ from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, str
 from latency_model.regression.features import SIZES, baseline_us, features
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.growing import Settings, averaged, boosted, router
-from latency_model.regression.mixing import least_relative_error
+from latency_model.regression.inputs import likely, mean_inputs, own_inputs, router_inputs
+from latency_model.regression.mixing import least_relative_error, points
 from latency_model.regression.trees import Forest
 from latency_model.regression.units import units_of
 
 __all__ = ["FEWEST", "RowRegressor", "Settings"]
 
 FEWEST = 30
-_LEAST_CHANCE = 0.04  # of a family that is looked at
+_POINTS = 8  # that stand for what single trees say of a family
+_SPREAD = 0.6  # of them: single trees are further apart than their mean is off
 _BLOCK = 20_000
 
 
@@ -102,12 +104,13 @@ class RowRegressor:
             if len(mine) >= LEAST_ROWS:
                 costs[mine, number] = np.log(unseen(expert, sizes.take(mine), clean[mine]))
         base = np.log(baseline_us(sizes))
-        seen = np.column_stack([plain, costs - base[:, None]])
+        seen = router_inputs(plain, base, costs)
         routes, chance = router(seen, label, len(families), settings)
         mixed = (chance * costs).sum(axis=1)
-        mean = np.column_stack([seen, chance, costs - mixed[:, None]])
-        cost = costs[np.arange(count), label]
-        own = _own(plain, base, label, cost, len(families))
+        mean = mean_inputs(seen, costs, chance, sizes, units)
+        rows = np.arange(count)
+        cost = costs[rows, label]
+        own = own_inputs(plain, base, costs, chance, rows, label)
         logs = np.log(clean)
         return cls(
             families,
@@ -191,27 +194,32 @@ class RowRegressor:
         """Return the least relative error, the mean, and the parts of the spread."""
         count, sizes = len(columns), Geometry.of(columns)
         plain, costs, base = features(columns, sizes), _costs(self.experts, sizes), np.log(baseline_us(sizes))
-        seen = np.column_stack([plain, costs - base[:, None]])
+        seen = router_inputs(plain, base, costs)
         chance = np.ones((count, 1)) if self.router is None else self.router.predict(seen)
         mixed = (chance * costs).sum(axis=1)
-        mean = np.column_stack([seen, chance, costs - mixed[:, None]])
+        mean = mean_inputs(seen, costs, chance, sizes, self.experts[0].units)
         trees = mixed[:, None] + self.averaged.each(mean)
         direct = (
             mixed + self.boosted.predict(mean)[:, 0] + least_relative_error(trees, np.ones_like(trees))
         ) / 2.0
 
-        likely = (chance >= _LEAST_CHANCE) | (chance == chance.max(axis=1, keepdims=True))
-        row, family = np.nonzero(likely)
-        cost = costs[row, family]
-        own = _own(plain[row], base[row], family, cost, len(self.families))
-        left = (self.own_boosted.predict(own)[:, 0] + self.own_averaged.predict(own)[:, 0]) / 2.0
+        looked = likely(chance)
+        row, family = np.nonzero(looked)
+        own = own_inputs(plain, base, costs, chance, row, family)
+        alone = self.own_averaged.each(own)
+        middle = alone.mean(axis=1)
         each = np.zeros((count, len(self.families)))
-        each[row, family] = cost + left
-        weights = np.where(likely, chance, 0.0)
+        each[row, family] = costs[row, family] + (self.own_boosted.predict(own)[:, 0] + middle) / 2.0
+        weights = np.where(looked, chance, 0.0)
         weights /= weights.sum(axis=1, keepdims=True)
         # Families that are not looked at weigh nothing, wherever they stand.
-        each = np.where(likely, each, each.max(axis=1, keepdims=True, where=likely, initial=-np.inf))
-        kernel = least_relative_error(each, weights)
+        each = np.where(looked, each, each.max(axis=1, keepdims=True, where=looked, initial=-np.inf))
+        spread = _SPREAD * (points(alone, _POINTS) - middle[:, None])
+        around = np.zeros((*each.shape, spread.shape[1]))
+        around[row, family] = spread
+        kernel = least_relative_error(
+            (each[:, :, None] + around).reshape(count, -1), np.repeat(weights, around.shape[2], axis=1)
+        )
         between = np.sqrt((weights * (each - kernel[:, None]) ** 2).sum(axis=1))
         apart = np.column_stack([np.ones(count), between, np.abs(kernel - direct)])
         expected = ((weights * np.exp(each)).sum(axis=1) + np.exp(trees).mean(axis=1)) / 2.0
@@ -241,8 +249,3 @@ def _experts(
 
 def _costs(experts: Sequence[Expert], sizes: Geometry) -> Array:
     return np.column_stack([np.log(expert.predict(sizes)) for expert in experts])
-
-
-def _own(plain: Array, base: Array, family: NDArray[np.int64], cost: Array, count: int) -> Array:
-    """Return what the trees see that correct the formula of one family."""
-    return np.column_stack([plain, np.eye(count)[family], cost - base, cost])
