@@ -4,9 +4,11 @@
 2. Each family has a formula of tiles, waves, bytes and padding (``experts``).
 3. Trees say how likely each family is for a convolution (extremely randomised trees; Geurts et al. 2006).
 4. Once for every family that may run: its formula, corrected by trees on the logarithm of what is left (stochastic
-   gradient boosting, Friedman 2002, and extremely randomised trees). Of these the number with the least expected
-   relative error (``mixing``): which kernel a runtime picks is partly chance, and a mean of two kernels is neither.
-5. Beside it trees that correct the mean of the formulas without knowing the family. The two are averaged.
+   gradient boosting, Friedman 2002, and extremely randomised trees), which see the formulas of the other families
+   too (``inputs``). Of what the single trees say of all families the number with the least expected relative error
+   (``mixing``): which kernel a runtime picks is partly chance, and a mean of two kernels is neither.
+5. Beside it trees that correct the mean of the formulas without knowing the family. The two are averaged, with
+   weights.
 
 Fitting needs scikit-learn; a fitted regressor does not.
 """
@@ -38,7 +40,10 @@ __all__ = ["FEWEST", "RowRegressor", "Settings"]
 FEWEST = 30
 _POINTS = 8  # that stand for what single trees say of a family
 _SPREAD = 0.6  # of them: single trees are further apart than their mean is off
-_BLOCK = 20_000
+# Weight of the prediction by families beside the direct one. Families that were found by how formulas fit the very
+# latencies are harder to foretell than those of kernels.
+_OWN_NAMED, _OWN_FOUND = 0.7, 0.3
+_BLOCK = 5_000
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class RowRegressor:
     """Predicts the latency of convolutions that were not measured.
 
     ``boosted`` and ``averaged`` correct the mean of the formulas, ``own_boosted`` and ``own_averaged`` that of one
-    family. ``drift_us`` is what was taken out of the rows (see ``drift``). ``spread_weights`` scale the parts of the
-    ``spread``. ``lowest`` and ``highest`` are the smallest and largest features of the rows.
+    family, which counts ``own_weight`` of the whole. ``drift_us`` is what was taken out of the rows (see ``drift``).
+    ``spread_weights`` scale the parts of the ``spread``. ``lowest`` and ``highest`` are the smallest and largest
+    features of the rows.
     """
 
     families: tuple[str, ...]
@@ -60,6 +66,7 @@ class RowRegressor:
     lowest: Array
     highest: Array
     drift_us: float = 0.0
+    own_weight: float = _OWN_NAMED
     spread_weights: tuple[float, float, float] = (0.03, 0.3, 0.5)
 
     @classmethod
@@ -122,7 +129,8 @@ class RowRegressor:
             averaged(own, logs - cost, settings),
             plain.min(axis=0),
             plain.max(axis=0),
-            drift,
+            drift_us=drift,
+            own_weight=_OWN_NAMED if named else _OWN_FOUND,
         )
 
     def predict(self, columns: ConvColumns, *, without_drift: bool = False) -> Array:
@@ -223,7 +231,7 @@ class RowRegressor:
         between = np.sqrt((weights * (each - kernel[:, None]) ** 2).sum(axis=1))
         apart = np.column_stack([np.ones(count), between, np.abs(kernel - direct)])
         expected = ((weights * np.exp(each)).sum(axis=1) + np.exp(trees).mean(axis=1)) / 2.0
-        return np.exp((kernel + direct) / 2.0), expected, apart
+        return np.exp(self.own_weight * kernel + (1.0 - self.own_weight) * direct), expected, apart
 
 
 def _experts(
