@@ -38,7 +38,7 @@ def router(
 
     def grown(rows: NDArray[np.int64]) -> Forest:
         trees = ExtraTreesClassifier(
-            settings.classifying, max_features=0.6, min_samples_leaf=2, random_state=settings.seed
+            settings.classifying, max_features=0.3, min_samples_leaf=2, random_state=settings.seed
         )
         trees.fit(seen[rows].astype(np.float32), label[rows])
         forest = Forest.of((tree.tree_ for tree in trees.estimators_), scale=1.0 / settings.classifying)
