@@ -6,7 +6,7 @@ import numpy as np
 
 from latency_model.regression.geometry import Array
 
-__all__ = ["least_relative_error"]
+__all__ = ["least_relative_error", "points"]
 
 
 def least_relative_error(logs: Array, chances: Array) -> Array:
@@ -22,4 +22,16 @@ def least_relative_error(logs: Array, chances: Array) -> Array:
     passed = np.cumsum(weights, axis=1)
     place = (passed >= 0.5 * passed[:, -1:]).argmax(axis=1)
     found: Array = ordered[np.arange(len(logs)), place]
+    return found
+
+
+def points(values: Array, count: int) -> Array:
+    """Return up to ``count`` numbers for each row of ``values`` of shape (n, m), in order, that stand for them.
+
+    They are the means of ``min(count, m)`` groups of the sorted values, of one size as nearly as can be.
+    """
+    ordered = np.sort(values, axis=1)
+    width = ordered.shape[1]
+    bounds = np.linspace(0, width, min(count, width) + 1).astype(np.int64)
+    found: Array = np.add.reduceat(ordered, bounds[:-1], axis=1) / np.diff(bounds)
     return found

@@ -5,9 +5,11 @@
 2. Each family has a formula of tiles, waves, bytes and padding (``experts``), or of what a CPU's kernel counts.
 3. Trees say how likely each family is for a convolution (extremely randomised trees; Geurts et al. 2006).
 4. Once for every family that may run: its formula, corrected by trees on the logarithm of what is left (stochastic
-   gradient boosting, Friedman 2002, and extremely randomised trees). Of these the number with the least expected
-   relative error (``mixing``): which kernel a runtime picks is partly chance, and a mean of two kernels is neither.
-5. Beside it trees that correct the mean of the formulas without knowing the family. The two are averaged.
+   gradient boosting, Friedman 2002, and extremely randomised trees), which see the formulas of the other families
+   too (``inputs``). Of what the single trees say of all families the number with the least expected relative error
+   (``mixing``): which kernel a runtime picks is partly chance, and a mean of two kernels is neither.
+5. Beside it trees that correct the mean of the formulas without knowing the family. The two are averaged, with
+   weights.
 
 Fitting needs scikit-learn; a fitted regressor does not.
 """
@@ -30,7 +32,8 @@ from latency_model.regression.families import LEAST_ROWS, by_fit, by_kernel, by_
 from latency_model.regression.features import SIZES, baseline_us, features
 from latency_model.regression.geometry import Array, Geometry
 from latency_model.regression.growing import Settings, averaged, boosted, router
-from latency_model.regression.mixing import least_relative_error
+from latency_model.regression.inputs import likely, mean_inputs, own_inputs, router_inputs
+from latency_model.regression.mixing import least_relative_error, points
 from latency_model.regression.parts import BLOCKED, TILINGS
 from latency_model.regression.trees import Forest
 from latency_model.regression.units import units_of
@@ -38,8 +41,12 @@ from latency_model.regression.units import units_of
 __all__ = ["FEWEST", "RowRegressor", "Settings"]
 
 FEWEST = 30
-_LEAST_CHANCE = 0.04  # of a family that is looked at
-_BLOCK = 20_000
+_POINTS = 8  # that stand for what single trees say of a family
+_SPREAD = 0.6  # of them: single trees are further apart than their mean is off
+# Weight of the prediction by families beside the direct one. Families that were found by how formulas fit the very
+# latencies are harder to foretell than those of kernels.
+_OWN_NAMED, _OWN_FOUND = 0.7, 0.3
+_BLOCK = 5_000
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,9 @@ class RowRegressor:
     """Predicts the latency of convolutions that were not measured.
 
     ``boosted`` and ``averaged`` correct the mean of the formulas, ``own_boosted`` and ``own_averaged`` that of one
-    family. ``drift_us`` is what was taken out of the rows (see ``drift``). ``spread_weights`` scale the parts of the
-    ``spread``. ``lowest`` and ``highest`` are the smallest and largest features of the rows.
+    family, which counts ``own_weight`` of the whole. ``drift_us`` is what was taken out of the rows (see ``drift``).
+    ``spread_weights`` scale the parts of the ``spread``. ``lowest`` and ``highest`` are the smallest and largest
+    features of the rows.
     """
 
     families: tuple[str, ...]
@@ -61,6 +69,7 @@ class RowRegressor:
     lowest: Array
     highest: Array
     drift_us: float = 0.0
+    own_weight: float = _OWN_NAMED
     spread_weights: tuple[float, float, float] = (0.03, 0.3, 0.5)
 
     @classmethod
@@ -108,12 +117,13 @@ class RowRegressor:
             if len(mine) >= LEAST_ROWS:
                 costs[mine, number] = np.log(unseen(expert, sizes.take(mine), clean[mine]))
         base = np.log(baseline_us(sizes))
-        seen = np.column_stack([plain, costs - base[:, None]])
+        seen = router_inputs(plain, base, costs)
         routes, chance = router(seen, label, len(families), settings)
         mixed = (chance * costs).sum(axis=1)
-        mean = np.column_stack([seen, chance, costs - mixed[:, None]])
-        cost = costs[np.arange(count), label]
-        own = _own(plain, base, label, cost, len(families))
+        mean = mean_inputs(seen, costs, chance, sizes, units)
+        rows = np.arange(count)
+        cost = costs[rows, label]
+        own = own_inputs(plain, base, costs, chance, rows, label)
         logs = np.log(clean)
         return cls(
             families,
@@ -125,7 +135,8 @@ class RowRegressor:
             averaged(own, logs - cost, settings),
             plain.min(axis=0),
             plain.max(axis=0),
-            drift,
+            drift_us=drift,
+            own_weight=_OWN_NAMED if named else _OWN_FOUND,
         )
 
     def predict(self, columns: ConvColumns, *, without_drift: bool = False) -> Array:
@@ -206,31 +217,36 @@ class RowRegressor:
             _costs(self.experts, sizes),
             np.log(baseline_us(sizes)),
         )
-        seen = np.column_stack([plain, costs - base[:, None]])
+        seen = router_inputs(plain, base, costs)
         chance = np.ones((count, 1)) if self.router is None else self.router.predict(seen)
         mixed = (chance * costs).sum(axis=1)
-        mean = np.column_stack([seen, chance, costs - mixed[:, None]])
+        mean = mean_inputs(seen, costs, chance, sizes, self.experts[0].units)
         trees = mixed[:, None] + self.averaged.each(mean)
         direct = (
             mixed + self.boosted.predict(mean)[:, 0] + least_relative_error(trees, np.ones_like(trees))
         ) / 2.0
 
-        likely = (chance >= _LEAST_CHANCE) | (chance == chance.max(axis=1, keepdims=True))
-        row, family = np.nonzero(likely)
-        cost = costs[row, family]
-        own = _own(plain[row], base[row], family, cost, len(self.families))
-        left = (self.own_boosted.predict(own)[:, 0] + self.own_averaged.predict(own)[:, 0]) / 2.0
+        looked = likely(chance)
+        row, family = np.nonzero(looked)
+        own = own_inputs(plain, base, costs, chance, row, family)
+        alone = self.own_averaged.each(own)
+        middle = alone.mean(axis=1)
         each = np.zeros((count, len(self.families)))
-        each[row, family] = cost + left
-        weights = np.where(likely, chance, 0.0)
+        each[row, family] = costs[row, family] + (self.own_boosted.predict(own)[:, 0] + middle) / 2.0
+        weights = np.where(looked, chance, 0.0)
         weights /= weights.sum(axis=1, keepdims=True)
         # Families that are not looked at weigh nothing, wherever they stand.
-        each = np.where(likely, each, each.max(axis=1, keepdims=True, where=likely, initial=-np.inf))
-        kernel = least_relative_error(each, weights)
+        each = np.where(looked, each, each.max(axis=1, keepdims=True, where=looked, initial=-np.inf))
+        spread = _SPREAD * (points(alone, _POINTS) - middle[:, None])
+        around = np.zeros((*each.shape, spread.shape[1]))
+        around[row, family] = spread
+        kernel = least_relative_error(
+            (each[:, :, None] + around).reshape(count, -1), np.repeat(weights, around.shape[2], axis=1)
+        )
         between = np.sqrt((weights * (each - kernel[:, None]) ** 2).sum(axis=1))
         apart = np.column_stack([np.ones(count), between, np.abs(kernel - direct)])
         expected = ((weights * np.exp(each)).sum(axis=1) + np.exp(trees).mean(axis=1)) / 2.0
-        return np.exp((kernel + direct) / 2.0), expected, apart
+        return np.exp(self.own_weight * kernel + (1.0 - self.own_weight) * direct), expected, apart
 
 
 def _experts(
@@ -258,8 +274,3 @@ def _experts(
 def _costs(experts: Sequence[Expert], sizes: Geometry) -> Array:
     known = counts(sizes) if experts[0].tiling.blocked else None
     return np.column_stack([np.log(expert.predict(sizes, known)) for expert in experts])
-
-
-def _own(plain: Array, base: Array, family: NDArray[np.int64], cost: Array, count: int) -> Array:
-    """Return what the trees see that correct the formula of one family."""
-    return np.column_stack([plain, np.eye(count)[family], cost - base, cost])

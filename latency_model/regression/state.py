@@ -15,9 +15,9 @@ from latency_model.regression.trees import Forest
 
 __all__ = ["VERSION", "restored", "state"]
 
-# Grows whenever a feature or a part of the formulas is added, taken away or moved: saved trees know features, and
-# saved weights parts, by their place.
-VERSION = 1
+# Grows whenever a feature, another input of the trees or a part of the formulas is added, taken away or moved: saved
+# trees know what they see, and saved weights parts, by their place.
+VERSION = 2
 _TREES = ("boosted", "averaged", "own_boosted", "own_averaged")
 
 
@@ -33,6 +33,7 @@ def state(regressor: RowRegressor) -> tuple[dict[str, Any], dict[str, NDArray[An
         "families": list(regressor.families),
         "experts": [expert.to_json() for expert in regressor.experts],
         "drift_us": regressor.drift_us,
+        "own_weight": regressor.own_weight,
         "spread_weights": list(regressor.spread_weights),
     }
     return data, arrays
@@ -60,6 +61,7 @@ def restored(data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Row
             lowest=np.asarray(arrays["lowest"]),
             highest=np.asarray(arrays["highest"]),
             drift_us=float(data["drift_us"]),
+            own_weight=float(data["own_weight"]),
             spread_weights=(one, two, three),
         )
     except KeyError as missing:

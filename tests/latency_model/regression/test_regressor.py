@@ -10,6 +10,7 @@ from latency_model.columns import ConvColumns
 from latency_model.errors import ModelError
 from latency_model.regression.features import features
 from latency_model.regression.geometry import Geometry
+from latency_model.regression.inputs import mean_inputs, own_inputs, router_inputs
 from latency_model.regression.parts import Tiling, parts
 from latency_model.regression.regressor import RowRegressor, Settings
 from latency_model.regression.state import VERSION, restored, state
@@ -148,4 +149,10 @@ def test_features_and_parts_have_the_numbers_that_their_version_says() -> None:
     columns = ConvColumns.of([ConvShape(1, 16, 8, 8, 32)])
     sizes = Geometry.of(columns)
     counts = features(columns, sizes).shape[1], parts(sizes, Tiling(), 1).shape[1]
-    assert (VERSION, *counts) == (1, 76, 35)
+    plain, one = np.zeros((1, 3)), np.ones(1)
+    seen = router_inputs(plain, one, np.ones((1, 2)))
+    mean = mean_inputs(seen, np.ones((1, 2)), np.ones((1, 2)), sizes, 1)
+    own = own_inputs(plain, one, np.ones((1, 2)), np.ones((1, 2)), np.zeros(1, int), np.zeros(1, int))
+    assert (VERSION, *counts) == (2, 76, 35)
+    # Of two families and three features.
+    assert (seen.shape[1], mean.shape[1], own.shape[1]) == (5, 27, 12)
