@@ -21,7 +21,7 @@ from latency_model.network import Channels
 from pruner.candidates import joint_candidates
 from pruner.cost import Cost
 
-__all__ = ["Allocation", "BlockGroups", "Losses", "allocate", "choices", "minimum"]
+__all__ = ["Allocation", "BlockGroups", "Losses", "allocate", "choices", "fill", "minimum"]
 
 # name of a removable block -> groups that live only inside it
 BlockGroups = Mapping[str, Sequence[str]]
@@ -269,7 +269,7 @@ def allocate(
     removed = tuple(
         name for name, groups in blocks.items() if groups and all(counts[group] == 0 for group in groups)
     )
-    counts = _fill(costs, counts)
+    counts = fill(costs, counts)
     return Allocation(
         counts=counts,
         blocks=removed,
@@ -279,7 +279,7 @@ def allocate(
     )
 
 
-def _fill(costs: Sequence[Cost], counts: Mapping[str, int]) -> dict[str, int]:
+def fill(costs: Sequence[Cost], counts: Mapping[str, int]) -> dict[str, int]:
     """Give each group the most channels that cost nothing: the last count of the plateau it stands on."""
     filled = dict(counts)
     before = [cost.value(filled) for cost in costs]

@@ -43,7 +43,9 @@ def prune(
     data: Annotated[str, typer.Option(help="A folder of Parquet files or images, or 'digits'.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, plan, ONNX file and report.")],
     weights: Annotated[Path | None, typer.Option(help="Trained weights, safetensors.")] = None,
-    method: Annotated[str, typer.Option(help="Pruning method; see gharial methods.")] = "gator",
+    method: Annotated[
+        str, typer.Option(help="Pruning method; see gharial methods. Or package.module:Class.")
+    ] = "gator",
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of a method that learns.")] = 3,
     finetune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of recovery after the cut.")] = 3,
     batch: Annotated[
@@ -124,7 +126,13 @@ def methods(json: _JSON = False) -> None:
     from pruner.methods import method_names, open_method
 
     rows = [
-        {"name": name, "needs_data": method.needs_data, "trains": method.trains, "summary": summary}
+        {
+            "name": name,
+            "needs_data": method.needs_data,
+            "trains": method.trains,
+            "summary": summary,
+            "paper": getattr(method, "paper", ""),
+        }
         for name in method_names()
         for method in (open_method(name),)
         for summary in ((type(method).__doc__ or "").splitlines()[0],)
@@ -132,12 +140,13 @@ def methods(json: _JSON = False) -> None:
     if json:
         print_json(rows)
         return
-    shown = Table("method", "needs data", "trains", "what it does")
+    shown = Table("method", "needs data", "trains", "what it does", "paper")
     for row in rows:
         shown.add_row(
             str(row["name"]),
             "yes" if row["needs_data"] else "no",
             "yes" if row["trains"] else "no",
             str(row["summary"]),
+            str(row["paper"]),
         )
     console.print(shown)

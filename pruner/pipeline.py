@@ -155,7 +155,7 @@ def _learn(
         amp=request.amp,
         progress=progress,
     )
-    return method.values(problem)
+    return method.values(problem).check(setting.graph, method=request.method)
 
 
 def _decide(
@@ -170,10 +170,12 @@ def _decide(
     """Return the plan and its notes; decided once and kept, so that a resumed run cuts the same network."""
     kept = out / "plan.json"
     if not kept.is_file():
-        images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
-        losses = measure_losses(
-            setting.module, setting.graph, values, setting.choices, images, progress=progress
-        )
+        losses = None
+        if values.shares is None:
+            images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
+            losses = measure_losses(
+                setting.module, setting.graph, values, setting.choices, images, progress=progress
+            )
         task = progress.add_task("allocating and timing", total=ATTEMPTS, note="")
 
         def timed(small: nn.Module) -> Proof:
@@ -181,7 +183,13 @@ def _decide(
             return measure(small)
 
         decision = decide(
-            setting, values.channels, timed, losses=losses, method=request.method, seed=request.seed
+            setting,
+            values.channels,
+            timed,
+            losses=losses,
+            shares=values.shares,
+            method=request.method,
+            seed=request.seed,
         )
         progress.update(task, completed=ATTEMPTS)
         record(out, notes=list(decision.notes))

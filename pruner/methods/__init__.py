@@ -12,7 +12,15 @@ from pruner.methods.base import Method, Problem, Values
 __all__ = ["Method", "Problem", "Values", "method_names", "open_method"]
 
 # The same strings as in pyproject.toml, so that a checkout works before it is installed.
-_BUILT_IN = {"gator": "pruner.methods.gator:Gator", "l1": "pruner.methods.l1:L1"}
+_BUILT_IN = {
+    "fpgm": "pruner.methods.fpgm:Fpgm",
+    "gator": "pruner.methods.gator:Gator",
+    "l1": "pruner.methods.l1:L1",
+    "l2": "pruner.methods.l2:L2",
+    "random": "pruner.methods.random:Random",
+    "taylor": "pruner.methods.taylor:Taylor",
+    "uniform": "pruner.methods.uniform:Uniform",
+}
 
 
 def _registered() -> dict[str, str]:
@@ -25,12 +33,21 @@ def method_names() -> tuple[str, ...]:
 
 
 def open_method(name: str) -> Method:
-    """Return a new method; ``InputError`` names the nearest known one."""
+    """Return a new method: a registered name, or ``package.module:Class`` for one that is not registered.
+
+    Raises ``InputError`` that names the nearest known one, or what is missing.
+    """
     registered = _registered()
-    if name not in registered:
+    if name not in registered and ":" not in name:
         near = difflib.get_close_matches(name, registered, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(registered))}"
         raise InputError(f"no pruning method {name!r}{hint}")
-    module, _, attribute = registered[name].partition(":")
-    method: Method = getattr(import_module(module), attribute)()
+    module, _, attribute = registered.get(name, name).partition(":")
+    try:
+        method: Method = getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the pruning method {name!r} cannot be opened ({error}); give package.module:Class of a class that "
+            "is constructed without arguments"
+        ) from error
     return method

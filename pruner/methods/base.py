@@ -6,6 +6,7 @@ allocator, which spends the budget on the most valuable channels that the device
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from latency_model.errors import InputError
 from pruner.budget import Budget
 
 if TYPE_CHECKING:
@@ -58,17 +60,40 @@ class Values:
     Values rank channels within a group. Across groups the allocator maximises their sum over kept channels,
     unless it can weigh groups by the loss itself. ``open_counts`` says how many channels of a group the model
     was left to work with (all, where not named).
+
+    ``shares`` is for a method that decides on the counts itself: per group (every group is named) how much of
+    it to keep, up to one common factor. The budget then sets the factor and nothing else is weighed; see
+    ``pruner.shares``.
     """
 
     channels: Mapping[str, np.ndarray]
     open_counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] | None = None
+
+    def check(self, graph: ChannelGraph, *, method: str) -> Values:
+        """Return these values; ``InputError`` names the first group that ``method`` gave no usable values for."""
+        for name, group in graph.groups.items():
+            worth = np.asarray(self.channels.get(name, ()))
+            if worth.shape != (group.size,) or not np.isfinite(worth).all() or (worth < 0).any():
+                raise InputError(
+                    f"the method {method} must give {group.size} finite, non-negative values for the group {name}; "
+                    f"it gave {'none' if name not in self.channels else f'an array of shape {worth.shape}'}"
+                )
+            if self.shares is not None and not 0 < self.shares.get(name, 0.0) < math.inf:
+                raise InputError(f"the method {method} must give a share above 0 for the group {name}")
+        return self
 
 
 class Method(Protocol):
-    """A pruning method; construct without arguments, register under the entry-point group ``pruner.methods``."""
+    """A pruning method; construct without arguments, register under the entry-point group ``pruner.methods``.
+
+    The first line of its docstring and ``paper`` are what ``gharial methods`` shows. ``docs/methods.md`` has a
+    complete example.
+    """
 
     name: str
+    paper: str
     needs_data: bool
     trains: bool
 

@@ -99,6 +99,7 @@ class Gator:
     """Learned channel gates under the table's price, driven to the budget by dual ascent."""
 
     name = "gator"
+    paper = "Passov et al., 2022, arXiv 2205.15404"
     needs_data = True
     trains = True
 
