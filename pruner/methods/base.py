@@ -7,7 +7,7 @@ allocator, which spends the budget on the most valuable channels that the device
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +16,8 @@ import numpy as np
 
 from latency_model.errors import InputError
 from pruner.budget import Budget
+from pruner.training.callback import Callback
+from pruner.training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -34,7 +36,8 @@ class Problem:
 
     ``ratio`` is the budget as a share of the network's full cost in ``budget.metric``. ``splits`` is None
     for a run without data; a method that needs data then raises ``DataError``. ``state_dir`` is where a
-    method that trains keeps what it needs to resume; the same call with the same directory goes on.
+    method that trains keeps what it needs to resume; the same call with the same directory goes on. ``amp``,
+    ``processes`` and ``callbacks`` (which only look on) are to be handed to ``fit``.
     """
 
     model: nn.Module
@@ -49,8 +52,10 @@ class Problem:
     batch_size: int = 128
     learning_rate: float = 0.01
     teacher: nn.Module | None = None
-    amp: bool = False
+    amp: bool | str = False
     progress: Progress | None = None
+    processes: Processes = ALONE
+    callbacks: Sequence[Callback] = ()
 
 
 @dataclass(frozen=True)

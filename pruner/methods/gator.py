@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -128,7 +128,8 @@ class Gator:
                 teacher=problem.teacher,
                 amp=problem.amp,
                 state_dir=problem.state_dir,
-                callbacks=[gating],
+                callbacks=[gating, *problem.callbacks],
+                processes=problem.processes,
                 progress=problem.progress,
                 description="learning gates",
                 validate=False,
@@ -170,6 +171,15 @@ class _Gating(Callback):
         """What makes another run of it: the configuration, the budget and the table behind the cost."""
         return {"method": "gator", "ratio": self.budget_ratio, "full": self.full, **asdict(self.config)}
 
+    def outside(self) -> Sequence[Tensor]:
+        """The logits: they move by the method's own rule."""
+        return list(self.gates.logits.values())
+
+    def scalars(self) -> Mapping[str, float]:
+        """Lambda, the expected cost ratio, and how many channels of each group are open."""
+        opened = {f"open/{name}": float(self.gates.mask_of(name).sum()) for name in self.gates.groups}
+        return {"gator/lambda": self.weight, "gator/expected_ratio": self.ratio, **opened}
+
     def target(self, step: float, steps: int) -> float:
         """The cost that the dual ascent aims at: falls geometrically from 1 to the budget."""
         reached = min(1.0, (step + 1) / (self.config.reach * steps))
@@ -178,6 +188,7 @@ class _Gating(Callback):
     def before_step(self, step: Step) -> None:
         """Close channels, read the prices of the present state, and move lambda."""
         self.gates.train()
+        self.gates.shard = step.shard
         start, end = self.config.quiet_from, self.config.quiet_to
         self.gates.noise = min(1.0, max(0.0, (end - step.progress) / (end - start)))
         self.gates.zero_grad(set_to_none=True)
