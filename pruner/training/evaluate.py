@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latency_model.errors import DataError
 from pruner.data.split import Split
-from pruner.training.processes import ALONE, Processes
 from pruner.training.mixed import half_type
+from pruner.training.processes import ALONE, Processes
 
 __all__ = ["device_of", "evaluate", "kept_modes", "place", "recalibrate"]
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -91,8 +92,8 @@ def open_processes(device: str = "cpu") -> Processes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from lightning_fabric import Fabric
-            from lightning_fabric.strategies import DDPStrategy
+            lightning = import_module("lightning_fabric")
+            strategies = import_module("lightning_fabric.strategies")
     except ImportError as error:
         raise DependencyError(
             f"training in {world} processes needs Lightning Fabric ({error}); install it with "
@@ -106,8 +107,7 @@ def open_processes(device: str = "cpu") -> Processes:
             f"torchrun started {local} processes here, but there are {torch.cuda.device_count()} GPUs; give "
             "--nproc-per-node as many as there are"
         )
-    # Batch norms are synchronised by us, so no buffers need to be sent.
-    strategy = DDPStrategy(timeout=_PATIENCE, broadcast_buffers=False)
-    fabric = Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
+    strategy = strategies.DDPStrategy(timeout=_PATIENCE)
+    fabric = lightning.Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
     fabric.launch()
     return FabricProcesses(fabric.global_rank, fabric.world_size, fabric)

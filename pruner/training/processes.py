@@ -46,7 +46,7 @@ class Processes:
         """Return ``model`` in a form whose backward pass averages its gradients over the processes."""
         return model
 
-    def synchronised(self, model: nn.Module) -> AbstractContextManager[None]:
+    def synchronised(self, model: nn.Module) -> AbstractContextManager[None]:  # noqa: ARG002
         """Let the batch norms of ``model`` take their statistics over all processes for a while."""
         return nullcontext()
 

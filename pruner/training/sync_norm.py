@@ -104,7 +104,7 @@ def synchronised_norms(model: nn.Module, total: _Total) -> Iterator[None]:
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
-        norm.forward = _forward(norm, total)  # type: ignore[method-assign]
+        norm.forward = _forward(norm, total)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
