@@ -54,18 +54,32 @@ def prune(
     batch_size: Annotated[int, typer.Option(min=1, help="Batch to train with.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate while the method learns.")] = 0.01,
     finetune_lr: Annotated[float, typer.Option(help="Learning rate of recovery.")] = 0.02,
-    amp: Annotated[bool, typer.Option("--amp", help="Train in bfloat16 autocast.")] = False,
+    amp: Annotated[bool, typer.Option("--amp", help="Train in mixed precision.")] = False,
+    amp_type: Annotated[
+        str, typer.Option(help="Of mixed precision: bf16, or fp16 with a loss scale.")
+    ] = "bf16",
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale gradients down to this norm, all together.")
+    ] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Recover into a moving average of the weights with this decay.")
+    ] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard: losses, lambda, open channels per group.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away the run that --out holds.")] = False,
     json: _JSON = False,
 ) -> None:
     """Prune a network until its measured latency meets a budget.
 
-    Stopped at any moment, the same command goes on where it was.
+    Stopped at any moment, the same command goes on where it was. With torchrun --nproc-per-node N -m gharial
+    instead of gharial, N processes train together.
     """
     from pruner.pipeline import PruneRequest
     from pruner.pipeline import prune as run
     from pruner.report import print_report
+    from pruner.training.processes import first_process
 
     request = PruneRequest(
         model=model,
@@ -80,10 +94,14 @@ def prune(
         batch_size=batch_size,
         lr=lr,
         finetune_lr=finetune_lr,
-        amp=amp,
+        amp=amp_type if amp else False,
+        clip_norm=clip_norm,
+        ema=ema,
         seed=seed,
     )
-    report = run(request, out, command=_command(), restart=restart)
+    report = run(request, out, command=_command(), restart=restart, log_dir=log_dir)
+    if not first_process():
+        return
     if json:
         print_json(report.to_json())
     else:

@@ -37,7 +37,7 @@ class Problem:
     ``ratio`` is the budget as a share of the network's full cost in ``budget.metric``. ``splits`` is None
     for a run without data; a method that needs data then raises ``DataError``. ``state_dir`` is where a
     method that trains keeps what it needs to resume; the same call with the same directory goes on. ``amp``,
-    ``processes`` and ``callbacks`` (which only look on) are to be handed to ``fit``.
+    ``clip_norm``, ``processes`` and ``callbacks`` (which only look on) are to be handed to ``fit``.
     """
 
     model: nn.Module
@@ -53,6 +53,7 @@ class Problem:
     learning_rate: float = 0.01
     teacher: nn.Module | None = None
     amp: bool | str = False
+    clip_norm: float | None = None
     progress: Progress | None = None
     processes: Processes = ALONE
     callbacks: Sequence[Callback] = ()

@@ -127,6 +127,7 @@ class Gator:
                 seed=problem.seed,
                 teacher=problem.teacher,
                 amp=problem.amp,
+                clip_norm=problem.clip_norm,
                 state_dir=problem.state_dir,
                 callbacks=[gating, *problem.callbacks],
                 processes=problem.processes,

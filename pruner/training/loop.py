@@ -17,7 +17,8 @@ from pruner.training.callback import Callback, Step
 from pruner.training.evaluate import kept_modes
 from pruner.training.history import EpochRecord, History
 from pruner.training.processes import ALONE, Processes
-from pruner.training.run import Run, Settings
+from pruner.training.run import Run
+from pruner.training.settings import Settings
 from pruner.training.state import has_state
 
 __all__ = ["fit"]
