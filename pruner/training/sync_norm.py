@@ -31,23 +31,24 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (output, mean, biased variance, number of values per channel in all processes)."""
         x, weight, bias, eps, total = args
-        rows = x.detach().float()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        rows = x.detach().to(wide)
         axes = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
         own = rows.new_tensor([rows.numel() / rows.shape[1]])
         # Summed in double precision: two passes, so that a large mean does not swallow a small variance.
         moments = total(torch.cat([rows.sum(axes, dtype=torch.float64), own.double()]))
         count = moments[-1:]
-        mean = (moments[:-1] / count).float()
+        mean = (moments[:-1] / count).to(wide)
         centred = rows - mean.view(shape)
-        variance = (total(centred.square().sum(axes, dtype=torch.float64)) / count).float()
+        variance = (total(centred.square().sum(axes, dtype=torch.float64)) / count).to(wide)
         inverse = torch.rsqrt(variance + eps)
         normal = centred * inverse.view(shape)
         ctx.save_for_backward(normal, inverse, weight, count)
         ctx.total, ctx.shape, ctx.axes, ctx.affine = total, shape, axes, bias is not None
-        output = normal if weight is None else normal * weight.float().view(shape)
+        output = normal if weight is None else normal * weight.to(wide).view(shape)
         if bias is not None:
-            output = output + bias.float().view(shape)
+            output = output + bias.to(wide).view(shape)
         ctx.mark_non_differentiable(mean, variance, count)
         return output.to(x.dtype), mean, variance, count
 
@@ -56,12 +57,12 @@ class _Normalise(torch.autograd.Function):
         """Return the gradients of x, weight and bias."""
         normal, inverse, weight, count = ctx.saved_tensors
         incoming = gradients[0]
-        gradient = incoming.float()
+        gradient = incoming.to(normal.dtype)
         of_bias = gradient.sum(ctx.axes)
         of_weight = (gradient * normal).sum(ctx.axes)
         sums = ctx.total(torch.cat([of_bias, of_weight]).double()) / count
-        mean, slope = (part.float().view(ctx.shape) for part in sums.chunk(2))
-        scale = inverse if weight is None else inverse * weight.float()
+        mean, slope = (part.to(normal.dtype).view(ctx.shape) for part in sums.chunk(2))
+        scale = inverse if weight is None else inverse * weight.to(normal.dtype)
         of_input = (gradient - mean - normal * slope) * scale.view(ctx.shape)
         return (
             of_input.to(incoming.dtype),
@@ -87,7 +88,7 @@ def _forward(norm: _BatchNorm, total: _Total) -> Callable[[Tensor], Tensor]:
                 rate = norm.momentum
                 if rate is None:
                     rate = 1 / float(norm.num_batches_tracked)
-                unbiased = variance * (count / (count - 1).clamp(min=1)).float()
+                unbiased = variance * (count / (count - 1).clamp(min=1))
                 norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), rate)
                 norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), rate)
         return output
