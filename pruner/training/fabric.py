@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latency_model.errors import DependencyError, InputError
+from latency_model.errors import DependencyError, GharialError, InputError
 from pruner.training.processes import ALONE, Processes, world_size
 from pruner.training.sync_norm import synchronised_norms
 
@@ -75,8 +75,13 @@ class FabricProcesses(Processes):
         return summed
 
     def wait(self) -> None:
-        """Return when every process has come here."""
-        self.fabric.barrier()
+        """Return when every process has come here; ``GharialError`` when one has ended instead."""
+        try:
+            self.fabric.barrier()
+        except RuntimeError as error:
+            raise GharialError(
+                f"process {self.rank} stopped because another process did, whose message says why"
+            ) from error
 
 
 @cache

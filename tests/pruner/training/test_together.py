@@ -17,6 +17,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from latency_model.errors import DependencyError, InputError
+from latency_model.harvest import harvest
+from latency_model.table import LatencyTable
+from latency_model.zoo import LoadedModel
+from profiler.backends.fake import FakeDevice
+from profiler.plan import plan
 from pruner.data import load_data
 from pruner.data.split import MemorySource, Split
 from pruner.training import fit
@@ -53,8 +58,13 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    runpy.run_path(str(SCRIPT))["main"](one)
-    done = torchrun(str(SCRIPT), str(two))
+    script = runpy.run_path(str(SCRIPT))
+    script["main"](one)
+    device = FakeDevice()
+    network = harvest(LoadedModel("net", script["plain_net"]().eval(), (1, 16, 16), 10), batch=1)
+    rows = {shape: device.measure(shape, run_id="test") for shape in plan([network], step=16)}
+    LatencyTable(device.environment, rows, ()).save(tmp_path / "table.parquet")
+    done = torchrun(str(SCRIPT), str(two), str(tmp_path / "table.parquet"))
     assert done.returncode == 0, done.stderr
     expected, _ = load_tensors(one / "tensors0.safetensors")
     ranks = [load_tensors(two / f"tensors{rank}.safetensors")[0] for rank in (0, 1)]
@@ -73,6 +83,11 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     # The gates did close something, or their equality would say nothing.
     assert alone["open"] != {"conv1": 8, "conv2": 8}
     assert [path.name for path in (two / "plain").iterdir()] == ["state.safetensors"]
+    # A whole pruning run: the first process decides, times and writes, both have the report.
+    report = json.loads((two / "prune" / "report.json").read_text())
+    assert told[0]["report"] == told[1]["report"] == json.loads(json.dumps(report))
+    assert report["ratio_measured"] <= 0.7 * 1.02
+    assert sum(group["after"] for group in report["groups"]) < 128
 
 
 @given(

@@ -13,19 +13,20 @@ from pruner.cost import macs_cost
 from pruner.data import load_data
 from pruner.graph import trace
 from pruner.methods import Problem, open_method
+from pruner.pipeline import PruneRequest, prune
 from pruner.training import evaluate, fit
 from pruner.training.fabric import open_processes
 from pruner.training.state import save_tensors
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self, width=8):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 8, 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(8)
-        self.conv2 = nn.Conv2d(8, 8, 3, 2, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8, 10)
+        self.conv1 = nn.Conv2d(1, width, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 2, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, 10)
 
     def forward(self, x):
         x = x.double()  # so that sums of other order differ by less than training can amplify
@@ -34,7 +35,7 @@ class Net(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def main(out):
+def main(out, table=None):
     torch.set_num_threads(1)
     processes = open_processes()
     splits = load_data("digits", seed=0)
@@ -91,8 +92,32 @@ def main(out):
         "open": dict(values.open_counts),
         "notes": dict(values.notes),
     }
+    if table is not None:
+        request = PruneRequest(
+            model="together:plain_net",
+            table=str(table),
+            budget="latency=0.7x",
+            data="digits",
+            epochs=1,
+            finetune_epochs=1,
+        )
+        told["report"] = prune(request, out / "prune").to_json()
     (out / f"told{processes.rank}.json").write_text(json.dumps(told))
 
 
+def plain_net():
+    """A network to prune, in single precision."""
+    return Plain(64)
+
+
+class Plain(Net):
+    input_shape = (1, 16, 16)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
