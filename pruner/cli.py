@@ -64,6 +64,9 @@ def prune(
     ema: Annotated[
         float | None, typer.Option(help="Recover into a moving average of the weights with this decay.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that decode image files; 0 for threads.")
+    ] = 0,
     log_dir: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard: losses, lambda, open channels per group.")
     ] = None,
@@ -99,7 +102,7 @@ def prune(
         ema=ema,
         seed=seed,
     )
-    report = run(request, out, command=_command(), restart=restart, log_dir=log_dir)
+    report = run(request, out, command=_command(), restart=restart, log_dir=log_dir, workers=workers)
     if not first_process():
         return
     if json:

@@ -88,13 +88,15 @@ def prune(
     command: str = "",
     restart: bool = False,
     log_dir: Path | None = None,
+    workers: int = 0,
 ) -> RunReport:
     """Prune a network to its budget and write weights, plan, ONNX file and report into ``out``.
 
     The same request with the same ``out`` goes on where it was stopped; a finished run returns its report.
     ``seconds`` of the report adds up the parts of an interrupted run, parts that were killed outright not
-    included. ``log_dir`` is a folder for TensorBoard's files. Under ``torchrun`` all processes train together, the
-    first one allocates, times and writes, and each returns the report; all must see the folder ``out``.
+    included. ``log_dir`` is a folder for TensorBoard's files, ``workers`` are processes that decode image files.
+    Under ``torchrun`` all processes train together, the first one allocates, times and writes, and each returns the
+    report; all must see the folder ``out``.
 
     Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare``
     raises; a request that cannot be run leaves ``out`` as it was, ``restart`` or not.
@@ -114,7 +116,7 @@ def prune(
         batch=request.batch,
         seed=request.seed,
     )
-    splits = load_data(request.data, seed=request.seed)
+    splits = load_data(request.data, seed=request.seed, workers=workers)
     splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
     processes = open_processes()
     if not processes.first:

@@ -39,6 +39,9 @@ def train(
         float, typer.Option(help="Part of the training images held out and evaluated after each epoch.")
     ] = 0.1,
     image_size: Annotated[int | None, typer.Option(help="Height and width to bring images to.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that decode image files; 0 for threads.")
+    ] = 0,
     ema: Annotated[
         float | None, typer.Option(help="Keep a moving average of the weights with this decay, e.g. 0.999.")
     ] = None,
@@ -101,7 +104,9 @@ def train(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot train on the device {device!r} ({reason}); give cpu or cuda:0") from error
-    splits = load_data(data, validation=validation, seed=seed, image_size=image_size, quiet=quiet)
+    splits = load_data(
+        data, validation=validation, seed=seed, image_size=image_size, quiet=quiet, workers=workers
+    )
     try:
         with torch.inference_mode():
             logits = network.eval()(torch.zeros(1, *splits.input_shape, device=place))
