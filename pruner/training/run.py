@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,14 @@ from pruner.training.mixed import half_type
 from pruner.training.processes import ALONE, Processes
 from pruner.training.schedule import lr_factor
 from pruner.training.settings import Settings
-from pruner.training.state import flatten_optimizer, load_state, save_state, unflatten_optimizer
+from pruner.training.state import (
+    digest,
+    flatten_optimizer,
+    load_state,
+    save_state,
+    under,
+    unflatten_optimizer,
+)
 
 __all__ = ["Run"]
 
@@ -69,11 +75,11 @@ class Run:
         self.identity = {
             **s.to_json(),
             "training images": len(self.splits.train),
-            "teacher": None if self.teacher is None else _digest(self.teacher),
+            "teacher": None if self.teacher is None else digest(self.teacher),
             # Callbacks that only look on do not make another run of it.
             "callbacks": [dict(said) for callback in self.callbacks if (said := callback.identity())],
         }
-        self.initial = _digest(self.model)
+        self.initial = digest(self.model)
 
     @property
     def history(self) -> History:
@@ -258,7 +264,7 @@ class Run:
         for number, callback in enumerate(self.callbacks):
             tensors |= {f"callback.{number}.{name}": t for name, t in callback.state().items()}
         with nullcontext() if self.average is None else self.average.applied():
-            result = _digest(self.model)
+            result = digest(self.model)
         meta = {
             "run": self.identity,
             "initial": self.initial,
@@ -290,25 +296,12 @@ class Run:
                 "choose another folder, or delete this one to start anew"
             )
         self.initial = meta["initial"]
-        self.model.load_state_dict(_under("model.", tensors))
+        self.model.load_state_dict(under("model.", tensors))
         unflatten_optimizer(self.optimizer, tensors)
         if self.average is not None:
-            self.average.load(_under("ema.", tensors), meta["ema_updates"])
+            self.average.load(under("ema.", tensors), meta["ema_updates"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(meta["loss_scale"])
         for number, callback in enumerate(self.callbacks):
-            callback.load_state(_under(f"callback.{number}.", tensors))
+            callback.load_state(under(f"callback.{number}.", tensors))
         self.records = list(History.from_json(meta["history"]).epochs)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _digest(model: nn.Module) -> str:
-    """Return a hash of all names, shapes, types and bits of the model's state."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
