@@ -12,7 +12,7 @@ from pruner.candidates import joint_candidates
 from pruner.cost import Cost
 from pruner.programme import BlockGroups, Losses, Programme, Solution
 
-__all__ = ["Allocation", "BlockGroups", "Losses", "allocate", "choices", "minimum"]
+__all__ = ["Allocation", "BlockGroups", "Losses", "allocate", "choices", "fill", "minimum"]
 
 # How often bounds are raised by what rounding sums up to their candidates left unused.
 _ROUNDS = 3
@@ -91,7 +91,7 @@ def allocate(
     removed = tuple(
         name for name, groups in blocks.items() if groups and all(counts[group] == 0 for group in groups)
     )
-    counts = _fill(costs, counts)
+    counts = fill(costs, counts)
     return Allocation(
         counts=counts,
         blocks=removed,
@@ -132,7 +132,7 @@ def _unrounded(
     return best
 
 
-def _fill(costs: Sequence[Cost], counts: Mapping[str, int]) -> dict[str, int]:
+def fill(costs: Sequence[Cost], counts: Mapping[str, int]) -> dict[str, int]:
     """Give each group the most channels that cost nothing: the last count of the plateau it stands on."""
     filled = dict(counts)
     before = [cost.value(filled) for cost in costs]

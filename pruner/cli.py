@@ -48,7 +48,9 @@ def prune(
     data: Annotated[str, typer.Option(help="A folder of Parquet files or images, or 'digits'.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, plan, ONNX file and report.")],
     weights: Annotated[Path | None, typer.Option(help="Trained weights, safetensors.")] = None,
-    method: Annotated[str, typer.Option(help="Pruning method; see gharial methods.")] = "gator",
+    method: Annotated[
+        str, typer.Option(help="Pruning method; see gharial methods. Or package.module:Class.")
+    ] = "gator",
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,18 +65,35 @@ def prune(
     batch_size: Annotated[int, typer.Option(min=1, help="Batch to train with.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate while the method learns.")] = 0.01,
     finetune_lr: Annotated[float, typer.Option(help="Learning rate of recovery.")] = 0.02,
-    amp: Annotated[bool, typer.Option("--amp", help="Train in bfloat16 autocast.")] = False,
+    amp: Annotated[bool, typer.Option("--amp", help="Train in mixed precision.")] = False,
+    amp_type: Annotated[
+        str, typer.Option(help="Of mixed precision: bf16, or fp16 with a loss scale.")
+    ] = "bf16",
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale gradients down to this norm, all together.")
+    ] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Recover into a moving average of the weights with this decay.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that decode image files; 0 for threads.")
+    ] = 0,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard: losses, lambda, open channels per group.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away the run that --out holds.")] = False,
     json: _JSON = False,
 ) -> None:
     """Prune a network until its measured latency meets a budget.
 
-    Stopped at any moment, the same command goes on where it was.
+    Stopped at any moment, the same command goes on where it was. With torchrun --nproc-per-node N -m gharial
+    instead of gharial, N processes train together.
     """
     from pruner.pipeline import PruneRequest
     from pruner.pipeline import prune as run
     from pruner.report import print_report
+    from pruner.training.processes import first_process
 
     request = PruneRequest(
         model=model,
@@ -89,11 +108,15 @@ def prune(
         batch_size=batch_size,
         lr=lr,
         finetune_lr=finetune_lr,
-        amp=amp,
+        amp=amp_type if amp else False,
+        clip_norm=clip_norm,
+        ema=ema,
         seed=seed,
         options=tuple(settings or ()),
     )
-    report = run(request, out, command=_command(), restart=restart)
+    report = run(request, out, command=_command(), restart=restart, log_dir=log_dir, workers=workers)
+    if not first_process():
+        return
     if json:
         print_json(report.to_json())
     else:
@@ -143,6 +166,7 @@ def methods(json: _JSON = False) -> None:
             "trains": method.trains,
             "summary": summary,
             "settings": described(kind()) if (kind := getattr(type(method), "Config", None)) else {},
+            "paper": getattr(method, "paper", ""),
         }
         for name in method_names()
         for method in (open_method(name),)
@@ -151,12 +175,13 @@ def methods(json: _JSON = False) -> None:
     if json:
         print_json(rows)
         return
-    shown = Table("method", "needs data", "trains", "what it does")
+    shown = Table("method", "needs data", "trains", "what it does", "paper")
     for row in rows:
         shown.add_row(
             str(row["name"]),
             "yes" if row["needs_data"] else "no",
             "yes" if row["trains"] else "no",
             str(row["summary"]),
+            str(row["paper"]),
         )
     console.print(shown)

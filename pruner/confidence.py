@@ -9,6 +9,7 @@ import numpy as np
 from latency_model.errors import BudgetError
 from pruner.allocate import Allocation, Losses, allocate
 from pruner.setting import Setting
+from pruner.shares import allocate_shares
 
 __all__ = ["allocate_within"]
 
@@ -19,9 +20,16 @@ _FUZZ = 1e-9
 
 
 def allocate_within(
-    setting: Setting, limit: float, values: Mapping[str, np.ndarray], *, losses: Losses | None = None
+    setting: Setting,
+    limit: float,
+    values: Mapping[str, np.ndarray],
+    *,
+    losses: Losses | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> Allocation:
     """Return the best allocation whose cost, with the margin at the budget's confidence, is within ``limit``.
+
+    With ``shares`` it is ``allocate_shares`` that allocates.
 
     The margin belongs to a network, so it is taken at the full network first and then at the one that was found,
     until a found network fits with its own margin and none is left to be used. A budget without a confidence has no
@@ -30,6 +38,8 @@ def allocate_within(
 
     def found_with(margin: float) -> Allocation:
         bounds = [(setting.cost, limit / (1 + margin)), *setting.other_limits]
+        if shares is not None:
+            return allocate_shares(bounds, values, shares, setting.choices)
         return allocate(bounds, values, setting.blocks, floors=setting.floors, losses=losses)
 
     sure = setting.budget.confidence

@@ -59,6 +59,7 @@ def decide(
     method: str,
     seed: int,
     losses: Losses | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> Decision:
     """Return the plan whose *measured* cost comes nearest to the budget without passing it by more than 1 %.
 
@@ -73,7 +74,7 @@ def decide(
     tried: dict[tuple[tuple[str, int], ...], Decision] = {}
     for _ in range(ATTEMPTS):
         try:
-            found = allocate_within(setting, limit / correction, values, losses=losses)
+            found = allocate_within(setting, limit / correction, values, losses=losses, shares=shares)
         except BudgetError:
             if not tried:
                 raise

@@ -68,6 +68,8 @@ class Gates(nn.Module):
         for name, size in self.groups.items():
             self.register_buffer(f"mask{self._index[name]}", torch.ones(size))
         self.noise = 1.0
+        # (start, stop, count): the rows of the noise of a batch of ``count`` images that are this process's.
+        self.shard: tuple[int, int, int] | None = None
         self.last = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -92,7 +94,8 @@ class Gates(nn.Module):
         for name in self.groups:
             logits, mask = self.logit_of(name), self.mask_of(name)
             if self.training:
-                uniform = torch.rand(batch, logits.numel())
+                start, stop, count = self.shard or (0, batch, batch)
+                uniform = torch.rand(count, logits.numel())[start:stop]
                 noise = self.noise * torch.logit(uniform, eps=1e-7).to(device)
                 self.last[name] = _straight_through(logits, noise, mask)
             else:

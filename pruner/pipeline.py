@@ -27,6 +27,8 @@ from pruner.sensitivity import images_for, measure_losses, sample
 from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
+from pruner.training.fabric import open_processes
+from pruner.training.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -34,10 +36,13 @@ if TYPE_CHECKING:
 
     from profiler.backends.base import Backend
     from pruner.report import RunReport
+    from pruner.training import Callback
+    from pruner.training.processes import Processes
 
 __all__ = ["PruneRequest", "prune"]
 
 ROUNDS = 200
+_PLAN = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +61,46 @@ class PruneRequest:
     batch_size: int = 128
     lr: float = 0.01
     finetune_lr: float = 0.02
-    amp: bool = False
+    amp: bool | str = False
+    clip_norm: float | None = None
+    ema: float | None = None
     seed: int = 0
     options: tuple[str, ...] = ()
 
 
-def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool = False) -> RunReport:
+@dataclass(frozen=True)
+class _Stages:
+    """What every stage that trains needs beside the request."""
+
+    processes: Processes
+    progress: Progress
+    log_dir: Path | None
+
+    def logs(self, stage: str) -> tuple[Callback, ...]:
+        """Return the callbacks that log ``stage``; the first process's alone."""
+        if self.log_dir is None or not self.processes.first:
+            return ()
+        return (TensorBoard(self.log_dir / stage),)
+
+
+def prune(
+    request: PruneRequest,
+    out: Path,
+    *,
+    command: str = "",
+    restart: bool = False,
+    log_dir: Path | None = None,
+    workers: int = 0,
+) -> RunReport:
     """Prune a network to its budget and write weights, plan, ONNX file and report into ``out``.
 
     The same request with the same ``out`` goes on where it was stopped; a finished run returns its report.
     ``seconds`` of the report adds up the parts of an interrupted run, parts that were killed outright not
-    included. Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare``
+    included. ``log_dir`` is a folder for TensorBoard's files, ``workers`` are processes that decode image files.
+    Under ``torchrun`` all processes train together, the first one allocates, times and writes, and each returns the
+    report; all must see the folder ``out``.
+
+    Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare``
     raises; a request that cannot be run leaves ``out`` as it was, ``restart`` or not.
     """
     out, started = Path(out), time.monotonic()
@@ -74,6 +108,8 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
     if holds(asked, out, restart=restart) and (out / "report.json").is_file():
         return load_report(out)
     # A mistake ends here, before anything is written or thrown away: the corrected command can follow.
+    if log_dir is not None:
+        TensorBoard(log_dir)
     method = open_method(request.method, parse_options(request.options))
     setting = prepare(
         request.model,
@@ -83,15 +119,38 @@ def prune(request: PruneRequest, out: Path, *, command: str = "", restart: bool 
         batch=request.batch,
         seed=request.seed,
     )
-    splits = load_data(request.data, seed=request.seed)
+    splits = load_data(request.data, seed=request.seed, workers=workers)
     splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
+    processes = open_processes()
+    if not processes.first:
+        return _follow(request, method, setting, splits, out, processes)
     with backend_of(setting.table.environment) as backend:
         claim(asked, out, restart=restart)
         clock = Stopwatch(out, started=started)
         try:
-            return _run(request, method, setting, splits, backend, out, command=command, clock=clock)
+            with progress_display() as progress:
+                stages = _Stages(processes, progress, log_dir)
+                return _run(
+                    request, method, setting, splits, backend, out, stages, command=command, clock=clock
+                )
         finally:
             clock.stop()
+
+
+def _follow(
+    request: PruneRequest, method: Method, setting: Setting, splits: Splits, out: Path, processes: Processes
+) -> RunReport:
+    """Take this process's part in the training of ``_run``, which the first process runs."""
+    with progress_display(quiet=True) as progress:
+        stages = _Stages(processes, progress, None)
+        original = copy.deepcopy(setting.module)
+        processes.wait()  # until the first process has claimed the folder
+        _learn(request, method, setting, original, splits, out, stages)
+        processes.wait()  # until it has decided
+        small = cut(setting, Plan.load(out / _PLAN))
+        _recover(request, small, original, splits, out, stages)
+        processes.wait()  # until it has timed and written
+    return load_report(out)
 
 
 def _run(
@@ -101,6 +160,7 @@ def _run(
     splits: Splits,
     backend: Backend,
     out: Path,
+    stages: _Stages,
     *,
     command: str,
     clock: Stopwatch,
@@ -111,13 +171,14 @@ def _run(
         shape, batch = setting.input_shape, setting.batch
         return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
 
-    with progress_display() as progress:
-        values = _learn(request, method, setting, original, splits, out, progress)
-        plan, notes = _decide(request, setting, values, measure, splits, out, progress)
-        small = cut(setting, plan)
-        _recover(request, small, original, splits, out, progress)
-        proof = measure(small)
-    return finish(
+    stages.processes.wait()
+    values = _learn(request, method, setting, original, splits, out, stages)
+    plan, notes = _decide(request, setting, values, measure, splits, out, stages.progress)
+    stages.processes.wait()
+    small = cut(setting, plan)
+    _recover(request, small, original, splits, out, stages)
+    proof = measure(small)
+    report = finish(
         setting,
         splits,
         original,
@@ -130,6 +191,8 @@ def _run(
         command=command,
         data=request.data,
     )
+    stages.processes.wait()
+    return report
 
 
 def _learn(
@@ -139,7 +202,7 @@ def _learn(
     original: nn.Module,
     splits: Splits,
     out: Path,
-    progress: Progress,
+    stages: _Stages,
 ) -> Values:
     cost = setting.cost
     problem = Problem(
@@ -156,10 +219,13 @@ def _learn(
         learning_rate=request.lr,
         teacher=original,
         amp=request.amp,
-        progress=progress,
+        clip_norm=request.clip_norm,
+        progress=stages.progress,
+        processes=stages.processes,
+        callbacks=stages.logs("learn"),
         others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
     )
-    return method.values(problem)
+    return method.values(problem).check(setting.graph, method=request.method)
 
 
 def _decide(
@@ -172,12 +238,14 @@ def _decide(
     progress: Progress,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Return the plan and its notes; decided once and kept, so that a resumed run cuts the same network."""
-    kept = out / "plan.json"
+    kept = out / _PLAN
     if not kept.is_file():
-        images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
-        losses = measure_losses(
-            setting.module, setting.graph, values, setting.choices, images, progress=progress
-        )
+        losses = None
+        if values.shares is None:
+            images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
+            losses = measure_losses(
+                setting.module, setting.graph, values, setting.choices, images, progress=progress
+            )
         task = progress.add_task("allocating and timing", total=ATTEMPTS, note="")
 
         def timed(small: nn.Module) -> Proof:
@@ -185,7 +253,13 @@ def _decide(
             return measure(small)
 
         decision = decide(
-            setting, values.channels, timed, losses=losses, method=request.method, seed=request.seed
+            setting,
+            values.channels,
+            timed,
+            losses=losses,
+            shares=values.shares,
+            method=request.method,
+            seed=request.seed,
         )
         progress.update(task, completed=ATTEMPTS)
         record(out, notes=list(decision.notes))
@@ -199,7 +273,7 @@ def _recover(
     original: nn.Module,
     splits: Splits,
     out: Path,
-    progress: Progress,
+    stages: _Stages,
 ) -> None:
     """Re-estimate batch-norm statistics, then fine-tune with the original network as teacher."""
     recalibrate(small, splits.train, batches=20, seed=request.seed)
@@ -212,7 +286,11 @@ def _recover(
         seed=request.seed,
         teacher=original,
         amp=request.amp,
+        clip_norm=request.clip_norm,
+        ema=request.ema,
         state_dir=out / "recover",
-        progress=progress,
+        callbacks=stages.logs("recover"),
+        progress=stages.progress,
         description="recovering accuracy",
+        processes=stages.processes,
     )

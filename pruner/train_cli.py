@@ -39,11 +39,24 @@ def train(
         float, typer.Option(help="Part of the training images held out and evaluated after each epoch.")
     ] = 0.1,
     image_size: Annotated[int | None, typer.Option(help="Height and width to bring images to.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that decode image files; 0 for threads.")
+    ] = 0,
     ema: Annotated[
         float | None, typer.Option(help="Keep a moving average of the weights with this decay, e.g. 0.999.")
     ] = None,
-    amp: Annotated[bool, typer.Option("--amp", help="Compute in bfloat16 where that is safe.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
+    amp: Annotated[bool, typer.Option("--amp", help="Compute in 16 bits where that is safe.")] = False,
+    amp_type: Annotated[str, typer.Option(help="With --amp: bf16, or fp16 with a loss scale.")] = "bf16",
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale gradients down to this norm, all together.")
+    ] = None,
+    channels_last: Annotated[
+        bool, typer.Option(help="Keep weights and activations in channels-last order.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:0; cuda under torchrun.")] = "cpu",
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard: loss, accuracies, learning rate.")
+    ] = None,
     limit_batches: Annotated[
         int | None, typer.Option(min=1, help="End each epoch after so many steps, for a quick try.")
     ] = None,
@@ -51,7 +64,8 @@ def train(
 ) -> None:
     """Train a network and write its weights; interrupted, the same command goes on after the last epoch.
 
-    Validation images are cut out of the training set; the test set is read once, at the end.
+    Validation images are cut out of the training set; the test set is read once, at the end. With torchrun
+    --nproc-per-node N -m gharial instead of gharial, N processes share each batch and train the same network.
 
     Example: gharial train resnet20 --data cifar10 --epochs 30 --lr 0.1 --amp --out runs/resnet20
     """
@@ -65,7 +79,17 @@ def train(
     from pruner.data import load_data
     from pruner.data.seeds import mix_seed
     from pruner.training import EpochRecord, evaluate, fit
+    from pruner.training.fabric import open_processes
+    from pruner.training.mixed import half_type
     from pruner.training.state import save_tensors
+    from pruner.training.tensorboard import TensorBoard
+
+    half = amp_type if amp else "off"
+    half_type(half)
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    processes = open_processes(kind)
+    quiet = as_json or not processes.first
+    logs = [TensorBoard(log_dir)] if log_dir is not None and processes.first else []
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(mix_seed("init", seed))
@@ -75,14 +99,17 @@ def train(
     if weights is not None:
         load_weights(loaded.module, weights)
     try:
-        network = loaded.module.to(torch.device(device))
+        place = processes.place(device)
+        network = loaded.module.to(place)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot train on the device {device!r} ({reason}); give cpu or cuda:0") from error
-    splits = load_data(data, validation=validation, seed=seed, image_size=image_size, quiet=as_json)
+    splits = load_data(
+        data, validation=validation, seed=seed, image_size=image_size, quiet=quiet, workers=workers
+    )
     try:
         with torch.inference_mode():
-            logits = network.eval()(torch.zeros(1, *splits.input_shape, device=device))
+            logits = network.eval()(torch.zeros(1, *splits.input_shape, device=place))
     except RuntimeError as error:
         size = "x".join(map(str, splits.input_shape))
         reason = str(error).splitlines()[0]
@@ -94,7 +121,7 @@ def train(
     splits.expect_classes(classes, model=loaded.name)
 
     def report(record: EpochRecord) -> None:
-        if as_json:
+        if quiet:
             return
         accuracy = record.validation_accuracy
         told = "" if accuracy is None else f", validation {accuracy:.2f} %"
@@ -104,7 +131,7 @@ def train(
             highlight=False,
         )
 
-    with progress(quiet=as_json) as bar:
+    with progress(quiet=quiet) as bar:
         history = fit(
             network,
             splits,
@@ -115,12 +142,16 @@ def train(
             label_smoothing=label_smoothing,
             seed=seed,
             ema=ema,
-            amp=amp,
+            amp=half,
+            clip_norm=clip_norm,
+            channels_last=channels_last,
             state_dir=out / "state",
+            callbacks=logs,
             progress=bar,
             description=f"train {loaded.name}",
             limit_batches=limit_batches,
             on_epoch=report,
+            processes=processes,
         )
     target = out / "weights.safetensors"
     about = {
@@ -135,8 +166,11 @@ def train(
         "std": ", ".join(f"{value:.6g}" for value in splits.std),
     }
     # Before the test set is opened: a missing one must not cost the training.
-    save_tensors(target, network.state_dict(), about)
-    test_accuracy = evaluate(network, splits.test, amp=amp)
+    if processes.first:
+        save_tensors(target, network.state_dict(), about)
+    test_accuracy = evaluate(network, splits.test, amp=half, channels_last=channels_last, processes=processes)
+    if not processes.first:
+        return
     result = {
         "model": loaded.name,
         "data": str(data),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["DRAWS", "crop_and_flip", "crop_box", "padding_for"]
+__all__ = ["DRAWS", "crop_and_flip", "padding_for"]
 
 # Uniform numbers per image: two or four place the crop, the last decides on the flip.
 DRAWS = 5
@@ -41,18 +41,3 @@ def crop_and_flip(images: Tensor, draws: Tensor, *, flip: bool = True) -> Tensor
     index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(len(images), 1, -1)
     flat = padded.view(len(images), channels, -1)
     return flat.gather(2, index.expand(-1, channels, -1)).view(images.shape)
-
-
-def crop_box(width: int, height: int, draws: Tensor) -> tuple[float, float, float, float]:
-    """Return (left, top, right, bottom) of a random crop of 8 to 100 % of the area, aspect 3:4 to 4:3.
-
-    The training crop of Szegedy et al., "Going deeper with convolutions" (2015). A crop that does not fit
-    is cut at the image's border rather than drawn again, so that every image needs the same draws.
-    """
-    area, aspect, x, y = (float(value) for value in draws[:4])
-    target = width * height * (0.08 + 0.92 * area)
-    ratio = (3 / 4) ** (1 - 2 * aspect)
-    crop_width = min(float(width), (target * ratio) ** 0.5)
-    crop_height = min(float(height), (target / ratio) ** 0.5)
-    left, top = x * (width - crop_width), y * (height - crop_height)
-    return left, top, left + crop_width, top + crop_height

@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from latency_model.console import progress
 from latency_model.errors import DataError
-from pruner.data.augment import crop_box
+from pruner.data.crop import crop_box
 
-__all__ = ["LARGE", "ImageFormat", "decode", "decode_all", "detect_format", "workers"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["LARGE", "ImageFormat", "decode", "decode_all", "decode_files", "detect_format", "workers"]
 
 # From this size up images are photographs: evaluated on the middle 7/8, trained on random resized crops.
 LARGE = 96
@@ -50,8 +52,9 @@ class ImageFormat:
 
 
 def workers() -> int:
-    """Return how many threads decode."""
-    return min(16, os.cpu_count() or 1)
+    """Return how many threads decode: one for each core that this process may use, its siblings' left to them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _open(encoded: Encoded, where: str) -> Image.Image:
@@ -87,7 +90,9 @@ def detect_format(samples: Iterable[Encoded], *, where: str, image_size: int | N
     return ImageFormat(channels, height, width)
 
 
-def decode(encoded: Encoded, form: ImageFormat, *, where: str, draws: Tensor | None = None) -> np.ndarray:
+def decode(
+    encoded: Encoded, form: ImageFormat, *, where: str, draws: Sequence[float] | None = None
+) -> np.ndarray:
     """Return one image as (channels, height, width) uint8.
 
     An image of another size is scaled (bilinear, antialiased) and cut: with ``draws`` a random resized
@@ -114,6 +119,15 @@ def _middle(size: tuple[int, int], form: ImageFormat) -> tuple[float, float, flo
     return left, top, left + crop_width, top + crop_height
 
 
+def decode_files(
+    form: ImageFormat, paths: Sequence[Path], crops: Sequence[Sequence[float] | None]
+) -> np.ndarray:
+    """Return image files as (count, channels, height, width) uint8; a crop is the ``draws`` of ``decode``."""
+    return np.stack(
+        [decode(path, form, where="", draws=crop) for path, crop in zip(paths, crops, strict=True)]
+    )
+
+
 def decode_all(
     encoded: Sequence[Encoded] | Callable[[int], Encoded],
     count: int,
@@ -123,6 +137,8 @@ def decode_all(
     quiet: bool = False,
 ) -> Tensor:
     """Return all images as one (count, channels, height, width) uint8 tensor; shows progress on stderr."""
+    import torch  # not above: processes that only decode do without it
+
     images = torch.empty((count, *form.shape), dtype=torch.uint8)
     target = images.numpy()
     get = encoded if callable(encoded) else encoded.__getitem__

@@ -39,6 +39,7 @@ def load_data(
     seed: int = 0,
     image_size: int | None = None,
     quiet: bool = False,
+    workers: int = 0,
 ) -> Splits:
     """Open a data set; validation images are cut out of the training set, the test set stays closed.
 
@@ -50,6 +51,7 @@ def load_data(
         seed: decides which images are held out.
         image_size: height and width to bring images to; by default their own, or 224 where they differ.
         quiet: no progress bar.
+        workers: processes that decode image files, for folders of them; 0 for threads of this process.
 
     Raises:
         DataError: nothing usable at ``source``; the message says what was looked for.
@@ -58,7 +60,9 @@ def load_data(
         raise DataError(f"the validation fraction must be at least 0 and below 1, not {validation}")
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1 pixel, not {image_size}")
-    opened = _open(source, image_size, quiet)
+    if workers < 0:
+        raise DataError(f"the number of workers must be at least 0, not {workers}")
+    opened = _open(source, image_size, quiet, workers)
     shape = opened.train.shape
     rest, cut = stratified(opened.train.labels, validation, seed=seed)
     mean, std = _statistics(opened.train, rest)
@@ -83,7 +87,7 @@ def load_data(
     )
 
 
-def _open(source: str | Path, image_size: int | None, quiet: bool) -> _Opened:
+def _open(source: str | Path, image_size: int | None, quiet: bool, workers: int) -> _Opened:
     path = Path(source)
     if str(source) == "digits" and not path.exists():
         if image_size not in (None, 16):
@@ -100,7 +104,7 @@ def _open(source: str | Path, image_size: int | None, quiet: bool) -> _Opened:
     if shards := find_shards(path, "train"):
         return _open_parquet(path, shards, image_size, quiet)
     if (path / "train").is_dir():
-        return _open_folder(path, image_size)
+        return _open_folder(path, image_size, workers)
     raise DataError(
         f"{path} holds no data set: looked for train.parquet, train-*.parquet, {', '.join(LAYOUTS)} "
         "and train/CLASS/ with images"
@@ -125,7 +129,7 @@ def _open_parquet(path: Path, shards: tuple[Path, ...], image_size: int | None, 
     return _Opened(train, open_test, parquet_classes(shards[0], train.labels))
 
 
-def _open_folder(path: Path, image_size: int | None) -> _Opened:
+def _open_folder(path: Path, image_size: int | None, workers: int) -> _Opened:
     classes = class_names(path / "train")
     if not classes:
         raise DataError(f"{path / 'train'} has no class folders; images belong in train/CLASS/")
@@ -137,10 +141,10 @@ def _open_folder(path: Path, image_size: int | None) -> _Opened:
     def open_test() -> ImageSource:
         for name in ("test", "val", "validation"):
             if (path / name).is_dir():
-                return FolderSource(*list_images(path / name, classes), form)
+                return FolderSource(*list_images(path / name, classes), form, processes=workers)
         raise DataError(f"{path} has no test set: looked for the folders test, val and validation")
 
-    return _Opened(FolderSource(files, labels, form), open_test, classes)
+    return _Opened(FolderSource(files, labels, form, processes=workers), open_test, classes)
 
 
 def _check_test(

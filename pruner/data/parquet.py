@@ -198,7 +198,7 @@ class ParquetSource:
         resized = draws is not None and self.form.large
 
         def one(position: int) -> np.ndarray:
-            draw = draws[position] if draws is not None and resized else None
+            draw = draws[position].tolist() if draws is not None and resized else None
             where = f"{self.shards[0].path.parent}, row {int(indices[position])}"
             return decode(encoded[position], self.form, where=where, draws=draw)
 

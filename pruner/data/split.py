@@ -16,7 +16,7 @@ from latency_model.errors import DataError
 from pruner.data.augment import DRAWS, crop_and_flip
 from pruner.data.seeds import generator
 
-__all__ = ["ImageSource", "MemorySource", "Split", "Splits", "stratified"]
+__all__ = ["ImageSource", "MemorySource", "Split", "Splits", "part_of", "stratified"]
 
 _READ_AHEAD = 3
 
@@ -111,16 +111,20 @@ class Split:
     def __repr__(self) -> str:
         return f"Split({self.name!r})"
 
-    def steps(self, batch_size: int, limit: int | None = None) -> int:
+    def steps(self, batch_size: int, limit: int | None = None, *, world: int = 1) -> int:
         """Return how many batches ``batches`` yields."""
-        return len(self._bounds(batch_size, limit))
+        return len(self.bounds(batch_size, limit, world=world))
 
-    def _bounds(self, batch_size: int, limit: int | None) -> list[tuple[int, int]]:
+    def bounds(self, batch_size: int, limit: int | None = None, *, world: int = 1) -> list[tuple[int, int]]:
+        """Return (start, stop) of each batch in the order of the pass, all processes' parts together.
+
+        A last batch with fewer images than 2, or than the ``world`` processes, joins the one before.
+        """
         if batch_size < 1:
             raise DataError(f"a batch holds at least one image, not {batch_size}")
         bounds = [(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
-        # Batch norm cannot train on one value per channel, so one left-over image joins the last batch.
-        if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:
+        # Batch norm cannot train on one value per channel, and every process needs an image.
+        if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < max(2, world):
             bounds[-2:] = [(bounds[-2][0], bounds[-1][1])]
         return bounds if limit is None else bounds[:limit]
 
@@ -133,14 +137,17 @@ class Split:
         seed: int,
         epoch: int,
         limit: int | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, labels): normalised float32 (n, channels, height, width) and int64 (n,).
 
         Order and augmentation depend on ``seed`` and ``epoch`` alone, not on how far other iterators are or
         on the global random state. ``limit`` is a number of batches. The last batch may be smaller, or one
-        image larger than ``batch_size``.
+        image larger than ``batch_size``. Process ``rank`` of ``world`` gets its consecutive part of each batch, which
+        in all processes together is the batch that one process gets; a part without images is left out.
         """
-        bounds = self._bounds(batch_size, limit)
+        bounds = self.bounds(batch_size, limit, world=world)
         order = self.indices
         if shuffle:
             order = self.source.order(order, generator("order", seed, epoch))
@@ -150,8 +157,11 @@ class Split:
 
         def jobs() -> Iterator[tuple[Tensor, Tensor | None]]:
             for start, stop in bounds:
-                draws = torch.rand(stop - start, DRAWS, generator=random) if augment else None
-                yield order[start:stop], draws
+                count = stop - start
+                draws = torch.rand(count, DRAWS, generator=random) if augment else None
+                own = slice(*part_of(count, rank=rank, world=world))
+                if own.start < own.stop:
+                    yield order[start:stop][own], None if draws is None else draws[own]
 
         for indices, images in self._read(jobs()):
             yield images.to(torch.float32).mul_(scale).sub_(shift), self.source.labels[indices]
@@ -205,6 +215,14 @@ class Splits:
                 f"{self.source or 'the data set'} has {len(self.classes)} classes but {model} tells "
                 f"{classes} apart; give data and model of one task"
             )
+
+
+def part_of(count: int, *, rank: int, world: int) -> tuple[int, int]:
+    """Return (start, stop) of the part of 0..count-1 that belongs to process ``rank`` of ``world``.
+
+    The parts are consecutive, complete, and differ in size by one at most.
+    """
+    return count * rank // world, count * (rank + 1) // world
 
 
 def stratified(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:

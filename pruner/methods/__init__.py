@@ -14,7 +14,15 @@ from pruner.methods.options import configured
 __all__ = ["Method", "Problem", "Values", "method_names", "open_method"]
 
 # The same strings as in pyproject.toml, so that a checkout works before it is installed.
-_BUILT_IN = {"gator": "pruner.methods.gator:Gator", "l1": "pruner.methods.l1:L1"}
+_BUILT_IN = {
+    "fpgm": "pruner.methods.fpgm:Fpgm",
+    "gator": "pruner.methods.gator:Gator",
+    "l1": "pruner.methods.l1:L1",
+    "l2": "pruner.methods.l2:L2",
+    "random": "pruner.methods.random:Random",
+    "taylor": "pruner.methods.taylor:Taylor",
+    "uniform": "pruner.methods.uniform:Uniform",
+}
 
 
 def _registered() -> dict[str, str]:
@@ -27,19 +35,27 @@ def method_names() -> tuple[str, ...]:
 
 
 def open_method(name: str, options: Mapping[str, str] | None = None) -> Method:
-    """Return a new method with ``options`` for its ``Config``; ``InputError`` names the nearest known one."""
+    """Return a new method: a registered name, or ``package.module:Class`` for one that is not registered.
+
+    ``options`` are for its ``Config``. Raises ``InputError`` that names the nearest known one, or what is missing.
+    """
     registered = _registered()
-    if name not in registered:
+    if name not in registered and ":" not in name:
         near = difflib.get_close_matches(name, registered, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(registered))}"
         raise InputError(f"no pruning method {name!r}{hint}")
-    module, _, attribute = registered[name].partition(":")
-    kind = getattr(import_module(module), attribute)
-    method: Method
-    if not options:
-        method = kind()
-    elif (config := getattr(kind, "Config", None)) is None:
+    module, _, attribute = registered.get(name, name).partition(":")
+    try:
+        kind = getattr(import_module(module), attribute)
+        if not options:
+            method: Method = kind()
+            return method
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the pruning method {name!r} cannot be opened ({error}); give package.module:Class of a class that "
+            "is constructed without arguments"
+        ) from error
+    if (config := getattr(kind, "Config", None)) is None:
         raise InputError(f"the method {name} has no settings; leave {', '.join(options)} out")
-    else:
-        method = kind(configured(config, options, of=name))
-    return method
+    made: Method = kind(configured(config, options, of=name))
+    return made

@@ -6,14 +6,18 @@ allocator, which spends the budget on the most valuable channels that the device
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from latency_model.errors import InputError
 from pruner.budget import Budget
+from pruner.training.callback import Callback
+from pruner.training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,7 +37,8 @@ class Problem:
     ``ratio`` is the budget as a share of the network's full cost in ``budget.metric``; ``others`` are costs that are
     bounded too, and their shares. ``splits`` is None
     for a run without data; a method that needs data then raises ``DataError``. ``state_dir`` is where a
-    method that trains keeps what it needs to resume; the same call with the same directory goes on.
+    method that trains keeps what it needs to resume; the same call with the same directory goes on. ``amp``,
+    ``clip_norm``, ``processes`` and ``callbacks`` (which only look on) are to be handed to ``fit``.
     """
 
     model: nn.Module
@@ -48,9 +53,12 @@ class Problem:
     batch_size: int = 128
     learning_rate: float = 0.01
     teacher: nn.Module | None = None
-    amp: bool = False
+    amp: bool | str = False
+    clip_norm: float | None = None
     progress: Progress | None = None
     others: tuple[tuple[Cost, float], ...] = ()
+    processes: Processes = ALONE
+    callbacks: Sequence[Callback] = ()
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,40 @@ class Values:
     Values rank channels within a group. Across groups the allocator maximises their sum over kept channels,
     unless it can weigh groups by the loss itself. ``open_counts`` says how many channels of a group the model
     was left to work with (all, where not named).
+
+    ``shares`` is for a method that decides on the counts itself: per group (every group is named) how much of
+    it to keep, up to one common factor. The budget then sets the factor and nothing else is weighed; see
+    ``pruner.shares``.
     """
 
     channels: Mapping[str, np.ndarray]
     open_counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] | None = None
+
+    def check(self, graph: ChannelGraph, *, method: str) -> Values:
+        """Return these values; ``InputError`` names the first group that ``method`` gave no usable values for."""
+        for name, group in graph.groups.items():
+            worth = np.asarray(self.channels.get(name, ()))
+            if worth.shape != (group.size,) or not np.isfinite(worth).all() or (worth < 0).any():
+                raise InputError(
+                    f"the method {method} must give {group.size} finite, non-negative values for the group {name}; "
+                    f"it gave {'none' if name not in self.channels else f'an array of shape {worth.shape}'}"
+                )
+            if self.shares is not None and not 0 < self.shares.get(name, 0.0) < math.inf:
+                raise InputError(f"the method {method} must give a share above 0 for the group {name}")
+        return self
 
 
 class Method(Protocol):
     """A pruning method; construct without arguments, register under the entry-point group ``pruner.methods``.
 
-    A class with settings has a frozen dataclass of them as ``Config``, and takes one as its first argument.
+    The first line of its docstring and ``paper`` are what ``gharial methods`` shows. A class with settings has a frozen
+    dataclass of them as ``Config``, and takes one as its first argument. ``docs/methods.md`` has a complete example.
     """
 
     name: str
+    paper: str
     needs_data: bool
     trains: bool
 

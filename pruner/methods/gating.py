@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +50,18 @@ class Gating(Callback):
         budgets = [[dual.cost.metric, dual.budget, dual.cost.full] for dual in self.duals]
         return {"method": "gator", "budgets": budgets, **described(self.config)}
 
+    def outside(self) -> Sequence[Tensor]:
+        """The logits: they move by the method's own rule."""
+        return list(self.gates.logits.values())
+
+    def scalars(self) -> Mapping[str, float]:
+        """Lambda and the expected ratio of each cost, and how many channels of each group are open."""
+        found = {f"open/{name}": float(self.gates.mask_of(name).sum()) for name in self.gates.groups}
+        for dual in self.duals:
+            found[f"gator/lambda_{dual.cost.metric}"] = dual.weight
+            found[f"gator/expected_ratio_{dual.cost.metric}"] = dual.ratio
+        return found
+
     @property
     def weight(self) -> float:
         """Lambda, of several budgets the sum of theirs."""
@@ -58,6 +70,7 @@ class Gating(Callback):
     def before_step(self, step: Step) -> None:
         """Close channels, read the prices of the present state, and move lambda."""
         self.gates.train()
+        self.gates.shard = step.shard
         start, end = self.config.quiet_from, self.config.quiet_to
         self.gates.noise = min(1.0, max(0.0, (end - step.progress) / (end - start)))
         self.gates.zero_grad(set_to_none=True)

@@ -84,6 +84,7 @@ class Gator:
     """Learned channel gates under the table's price, driven to the budget by dual ascent."""
 
     name = "gator"
+    paper = "Passov et al., 2022, arXiv 2205.15404"
     needs_data = True
     trains = True
     Config = GatorConfig
@@ -112,8 +113,10 @@ class Gator:
                 seed=problem.seed,
                 teacher=problem.teacher,
                 amp=problem.amp,
+                clip_norm=problem.clip_norm,
                 state_dir=problem.state_dir,
-                callbacks=[gating],
+                callbacks=[gating, *problem.callbacks],
+                processes=problem.processes,
                 progress=problem.progress,
                 description="learning gates",
                 validate=False,

@@ -17,7 +17,9 @@ __all__ = ["Callback", "Step"]
 class Step:
     """Where the loop is: ``epoch`` and ``step`` (over all epochs) count from 0, of ``epochs`` and ``steps``.
 
-    ``loss`` is the whole loss of this step; nan before it is known.
+    ``loss`` is the whole loss of this step, over all processes; nan before it is known. ``accuracy`` is of its
+    images, in percent. ``shard`` is (start, stop, count): which of the ``count`` images of this step are this
+    process's, where several train together; None for all.
     """
 
     epoch: int
@@ -26,6 +28,8 @@ class Step:
     steps: int
     lr: float
     loss: float = float("nan")
+    accuracy: float = float("nan")
+    shard: tuple[int, int, int] | None = None
 
     @property
     def progress(self) -> float:
@@ -36,9 +40,25 @@ class Step:
 class Callback:
     """Base of what takes part in training; every method may be left as it is.
 
-    The loop seeds torch's global generator at the start of each epoch from (seed, epoch), so a callback that
-    draws from it, and keeps everything else in ``state``, resumes exactly.
+    The loop seeds torch's global generator before each step from (seed, step), so a callback that draws from it,
+    and keeps everything else in ``state``, resumes exactly. Where several processes train together each has its
+    own callbacks, which must stay alike: what they draw must not depend on the process, and what they learn from
+    are the gradients of ``outside`` and of their optimizer groups, which are averages over the processes.
     """
+
+    def begin(self, callbacks: Sequence[Callback], *, step: int) -> None:
+        """Take note of all callbacks of the run, before its first step; ``step`` steps are already done."""
+
+    def end(self) -> None:
+        """Let go of files and the like; called once, after ``begin``, however the run ends."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """Return numbers worth watching, as they are now, by names such as ``gator/lambda``."""
+        return {}
+
+    def outside(self) -> Sequence[Tensor]:
+        """Return parameters that get gradients from the loss but are neither the model's nor the optimizer's."""
+        return ()
 
     def identity(self) -> Mapping[str, Any]:
         """Return JSON-ready settings that make another run of it; a resumed run must have the same."""

@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latency_model.errors import DataError
 from pruner.data.split import Split
+from pruner.training.mixed import half_type
+from pruner.training.processes import ALONE, Processes
 
 __all__ = ["device_of", "evaluate", "kept_modes", "place", "recalibrate"]
 
@@ -44,31 +46,40 @@ def evaluate(
     *,
     batch_size: int = 500,
     limit: int | None = None,
-    amp: bool = False,
+    amp: bool | str = False,
     channels_last: bool = True,
+    processes: Processes = ALONE,
 ) -> float:
     """Return the top-1 accuracy on ``split`` in percent, in evaluation mode.
 
-    ``limit`` is a number of batches, ``amp`` runs under bfloat16 autocast. The model's modes and torch's
-    random state are as before afterwards.
+    ``limit`` is a number of batches, ``amp`` as in ``fit``. Several ``processes`` share the images out, and all get
+    the accuracy on all of them. The model's modes and torch's random state are as before afterwards.
     """
-    device = device_of(model)
+    device, half = device_of(model), half_type(amp)
     correct, count = torch.zeros((), dtype=torch.int64, device=device), 0
     with (
         kept_modes(model),
         torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=amp),
+        torch.autocast(device.type, half, enabled=half is not None),
     ):
         model.eval()
         for images, labels in split.batches(
-            batch_size, shuffle=False, augment=False, seed=0, epoch=0, limit=limit
+            batch_size,
+            shuffle=False,
+            augment=False,
+            seed=0,
+            epoch=0,
+            limit=limit,
+            rank=processes.rank,
+            world=processes.world,
         ):
             logits = model(place(images, device, channels_last=channels_last))
             correct += (logits.argmax(1) == labels.to(device)).sum()
             count += len(labels)
-    if not count:
+    hits, images_seen = processes.total(torch.stack([correct, torch.full_like(correct, count)])).tolist()
+    if not images_seen:
         raise DataError(f"the {split.name} set has no images to evaluate on; hold some out")
-    return 100 * correct.item() / count
+    return 100 * hits / images_seen
 
 
 def recalibrate(

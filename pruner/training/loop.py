@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
 from torch import nn
 
-from latency_model.errors import DataError
+from latency_model.errors import DataError, InputError
 from pruner.data.split import Splits
 from pruner.training.callback import Callback, Step
 from pruner.training.evaluate import kept_modes
 from pruner.training.history import EpochRecord, History
-from pruner.training.run import Run, Settings
+from pruner.training.processes import ALONE, Processes
+from pruner.training.run import Run
+from pruner.training.settings import Settings
 from pruner.training.state import has_state
 
 __all__ = ["fit"]
@@ -40,7 +42,8 @@ def fit(
     temperature: float = 4.0,
     label_smoothing: float = 0.0,
     ema: float | None = None,
-    amp: bool = False,
+    amp: bool | str = False,
+    clip_norm: float | None = None,
     channels_last: bool = True,
     augment: bool = True,
     state_dir: Path | None = None,
@@ -51,6 +54,7 @@ def fit(
     description: str = "train",
     limit_batches: int | None = None,
     validate: bool = True,
+    processes: Processes = ALONE,
 ) -> History:
     """Train ``model`` in place with SGD and return what each epoch did.
 
@@ -76,7 +80,8 @@ def fit(
         temperature: of the distillation.
         label_smoothing: of the cross entropy.
         ema: decay of a moving average of the weights, which then is what is validated and returned.
-        amp: bfloat16 autocast.
+        amp: autocast: ``bf16`` (or True), ``fp16`` with a loss scale that finds itself, ``off`` (or False).
+        clip_norm: the greatest norm of all gradients together; larger ones are scaled down.
         channels_last: keep weights and activations in channels-last order.
         augment: random crops, and flips where the data allows.
         state_dir: where to keep the state; nothing is kept without.
@@ -87,6 +92,9 @@ def fit(
         description: the bar's text.
         limit_batches: end each epoch early.
         validate: whether to evaluate on ``validation`` after each epoch.
+        processes: train together with others, see ``pruner.training.fabric``: each process calls this with the same
+            arguments, ``batch_size`` is of all together, and each ends with the same model. Up to the rounding of
+            sums it is what one process trains; only dropout and the like draw otherwise. The first process writes.
 
     Raises:
         GharialError: the loss is not finite; the model is put back to the last finished epoch.
@@ -108,14 +116,20 @@ def fit(
         label_smoothing=label_smoothing,
         ema=ema,
         amp=amp,
+        clip_norm=clip_norm,
         augment=augment,
         limit_batches=limit_batches,
         validate=validate,
     )
     if not len(splits.train):
         raise DataError("the training set has no images; hold fewer out for validation")
+    if min(batch_size, len(splits.train)) < processes.world:
+        raise InputError(
+            f"{processes.world} processes cannot share a batch of {min(batch_size, len(splits.train))} images; start "
+            "fewer, or raise the batch size"
+        )
     state_dir = None if state_dir is None else Path(state_dir)
-    run = Run(model, splits, settings, teacher, tuple(callbacks), channels_last, state_dir)
+    run = Run(model, splits, settings, teacher, tuple(callbacks), channels_last, state_dir, processes)
     if state_dir is not None and has_state(state_dir):
         run.resume()
     done = len(run.records) * run.per_epoch
@@ -124,7 +138,13 @@ def fit(
     )
     cuda = [run.device] if run.device.type == "cuda" else []
     kept = nullcontext() if teacher is None else kept_modes(teacher)
-    with torch.random.fork_rng(devices=cuda), kept:
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(kept)
+        stack.enter_context(processes.synchronised(model))
+        for callback in run.callbacks:
+            stack.callback(callback.end)
+            callback.begin(run.callbacks, step=done)
         if teacher is not None:
             teacher.eval()
         for number in range(len(run.records), epochs):

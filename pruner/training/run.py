@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -17,62 +16,26 @@ from torch import Tensor, nn
 
 from latency_model.errors import GharialError, InputError
 from pruner.data.seeds import mix_seed
-from pruner.data.split import Splits
+from pruner.data.split import Splits, part_of
 from pruner.training.callback import Callback, Step
 from pruner.training.distill import distillation_loss
 from pruner.training.ema import Ema
 from pruner.training.evaluate import device_of, evaluate, place
 from pruner.training.history import EpochRecord, History
-from pruner.training.schedule import SCHEDULES, lr_factor
-from pruner.training.state import flatten_optimizer, load_state, save_state, unflatten_optimizer
+from pruner.training.mixed import half_type
+from pruner.training.processes import ALONE, Processes
+from pruner.training.schedule import lr_factor
+from pruner.training.settings import Settings
+from pruner.training.state import (
+    digest,
+    flatten_optimizer,
+    load_state,
+    save_state,
+    under,
+    unflatten_optimizer,
+)
 
-__all__ = ["Run", "Settings"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The options of ``fit`` that make a run another run; see there for what they mean."""
-
-    epochs: int
-    lr: float
-    batch_size: int
-    weight_decay: float
-    momentum: float
-    nesterov: bool
-    schedule: str
-    warmup_steps: int | None
-    seed: int
-    distill_weight: float
-    temperature: float
-    label_smoothing: float
-    ema: float | None
-    amp: bool
-    augment: bool
-    limit_batches: int | None
-    validate: bool
-
-    def __post_init__(self) -> None:
-        rules = (
-            (self.epochs >= 0, "epochs", "at least 0"),
-            (0 < self.lr < math.inf, "lr", "above 0"),
-            (self.batch_size >= 1, "batch_size", "at least 1"),
-            (0 <= self.weight_decay < math.inf, "weight_decay", "at least 0"),
-            (0 <= self.momentum < 1, "momentum", "at least 0 and below 1"),
-            (self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}"),
-            (self.warmup_steps is None or self.warmup_steps >= 0, "warmup_steps", "at least 0"),
-            (0 <= self.distill_weight <= 1, "distill_weight", "between 0 and 1"),
-            (0 < self.temperature < math.inf, "temperature", "above 0"),
-            (0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1"),
-            (self.ema is None or 0 < self.ema < 1, "ema", "above 0 and below 1"),
-            (self.limit_batches is None or self.limit_batches >= 1, "limit_batches", "at least 1"),
-        )
-        for good, name, what in rules:
-            if not good:
-                raise InputError(f"{name} must be {what}, not {getattr(self, name)!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return {name: getattr(self, name) for name in self.__slots__}
+__all__ = ["Run"]
 
 
 @dataclass(eq=False)
@@ -86,6 +49,7 @@ class Run:
     callbacks: Sequence[Callback]
     channels_last: bool
     state_dir: Path | None
+    processes: Processes = ALONE
     records: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -93,18 +57,29 @@ class Run:
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.device = device_of(self.model)
-        self.per_epoch = self.splits.train.steps(s.batch_size, s.limit_batches)
+        self.bounds = self.splits.train.bounds(s.batch_size, s.limit_batches, world=self.processes.world)
+        self.per_epoch = len(self.bounds)
         self.steps = self.per_epoch * s.epochs
         self.warmup = min(self.steps // 20, 500) if s.warmup_steps is None else s.warmup_steps
+        self.forward = self.processes.wrap(self.model)
+        self.half = half_type(s.amp)
         self.optimizer = self._make_optimizer()
+        # Small gradients vanish in fp16 unless the loss is scaled up; bf16 has the range of fp32.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        self.unheld = [p for callback in self.callbacks for p in callback.outside()]
+        own = {id(parameter) for parameter in self.model.parameters()}
+        groups = [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in own]
+        self.unwrapped = [*groups, *(p for p in self.unheld if id(p) not in held | own)]
         self.average = None if s.ema is None else Ema(self.model, s.ema)
         self.identity = {
             **s.to_json(),
             "training images": len(self.splits.train),
-            "teacher": None if self.teacher is None else _digest(self.teacher),
-            "callbacks": [dict(callback.identity()) for callback in self.callbacks],
+            "teacher": None if self.teacher is None else digest(self.teacher),
+            # Callbacks that only look on do not make another run of it.
+            "callbacks": [dict(said) for callback in self.callbacks if (said := callback.identity())],
         }
-        self.initial = _digest(self.model)
+        self.initial = digest(self.model)
 
     @property
     def history(self) -> History:
@@ -133,34 +108,43 @@ class Run:
     def epoch(self, number: int, *, seen_step: Callable[[Step, float, float], None]) -> EpochRecord:
         """Train one epoch, validate, and save; ``seen_step`` gets (step, mean loss, accuracy) of each."""
         s = self.settings
-        torch.manual_seed(mix_seed("epoch", s.seed, number))
         self.model.train()
         good = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         started, seen, total = time.perf_counter(), 0, 0.0
         step = Step(number, s.epochs, number * self.per_epoch, self.steps, 0.0)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct = 0
         batches = self.splits.train.batches(
-            s.batch_size, shuffle=True, augment=s.augment, seed=s.seed, epoch=number, limit=s.limit_batches
+            s.batch_size,
+            shuffle=True,
+            augment=s.augment,
+            seed=s.seed,
+            epoch=number,
+            limit=s.limit_batches,
+            rank=self.processes.rank,
+            world=self.processes.world,
         )
         for position, (images, labels) in enumerate(batches):
             index = number * self.per_epoch + position
+            # Before each step: what one process draws for its images must not move what all draw after.
+            torch.manual_seed(mix_seed("step", s.seed, index))
             factor = lr_factor(index, steps=self.steps, warmup_steps=self.warmup, schedule=s.schedule)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-            step = Step(number, s.epochs, index, self.steps, s.lr * factor)
+            step = Step(number, s.epochs, index, self.steps, s.lr * factor, shard=self._shard(position))
             labels = labels.to(self.device, non_blocking=True)
             loss, hits = self._step(
                 step, place(images, self.device, channels_last=self.channels_last), labels
             )
             if not math.isfinite(loss):
                 self._stop(good, step, f"the loss became {loss}")
-            step = replace(step, loss=loss)
+            count = self.bounds[position][1] - self.bounds[position][0]
+            step = replace(step, loss=loss, accuracy=100 * hits / count)
             for callback in self.callbacks:
                 callback.after_step(step)
-            total += loss * len(labels)
-            seen += len(labels)
+            total += loss * count
+            seen += count
             correct += hits
-            seen_step(step, total / seen, 100 * correct.item() / seen)
+            seen_step(step, total / seen, 100 * correct / seen)
         # A last step that overflows has a finite loss: without this look the state would keep its weights.
         if not all(t.isfinite().all() for t in self.model.state_dict().values() if t.is_floating_point()):
             self._stop(good, step, "the weights became infinite")
@@ -168,7 +152,7 @@ class Run:
         record = EpochRecord(
             epoch=number + 1,
             loss=total / seen,
-            train_accuracy=100 * correct.item() / seen,
+            train_accuracy=100 * correct / seen,
             validation_accuracy=self._validate(),
             lr=step.lr,
             seconds=seconds,
@@ -180,13 +164,20 @@ class Run:
         self._save()
         return record
 
-    def _step(self, step: Step, images: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """Return (loss, number of hits); the weights do not move when the loss is not finite."""
+    def _shard(self, position: int) -> tuple[int, int, int] | None:
+        """Return (start, stop, count) of this process's images in the batch; None for one process."""
+        if self.processes.world == 1:
+            return None
+        count = self.bounds[position][1] - self.bounds[position][0]
+        return *part_of(count, rank=self.processes.rank, world=self.processes.world), count
+
+    def _step(self, step: Step, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Return (loss, hits) over all processes; the weights do not move when the loss is not finite."""
         s = self.settings
         for callback in self.callbacks:
             callback.before_step(step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp):
-            logits = self.model(images).float()
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            logits = self.forward(images).float()
             soft = None
             if self.teacher is not None:
                 with torch.no_grad():
@@ -202,18 +193,39 @@ class Run:
                 temperature=s.temperature,
                 label_smoothing=s.label_smoothing,
             )
+        if step.shard is not None:
+            # Gradients are averaged over the processes, whose parts of the batch may differ in size.
+            start, stop, count = step.shard
+            loss = loss * ((stop - start) * self.processes.world / count)
         for callback in self.callbacks:
             if (extra := callback.loss(step)) is not None:
                 loss = loss + extra
-        value = loss.item()
         hits = (logits.detach().argmax(1) == labels).sum()
+        value, right = self.processes.total(torch.stack([loss.detach().double(), hits.double()])).tolist()
+        value /= self.processes.world
         if math.isfinite(value):
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update()
-        return value, hits
+            self._move(loss)
+        return value, int(right)
+
+    def _move(self, loss: Tensor) -> None:
+        """Take one step of the optimizer; fp16 gradients that overflow move nothing but the loss scale."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.processes.backward(self.scaler.scale(loss))
+        self.processes.average([p.grad for p in self.unwrapped if p.grad is not None])
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+            for parameter in self.unheld:
+                if parameter.grad is not None:
+                    parameter.grad.div_(self.scaler.get_scale())
+                    if not parameter.grad.isfinite().all():
+                        parameter.grad = None
+        if self.settings.clip_norm is not None:
+            held = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(held, self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update()
 
     def _validate(self) -> float | None:
         if not self.settings.validate or not len(self.splits.validation):
@@ -224,6 +236,7 @@ class Run:
                 self.splits.validation,
                 amp=self.settings.amp,
                 channels_last=self.channels_last,
+                processes=self.processes,
             )
 
     def _stop(self, good: Mapping[str, Tensor], step: Step, what: str) -> NoReturn:
@@ -239,6 +252,11 @@ class Run:
     def _save(self) -> None:
         if self.state_dir is None:
             return
+        if self.processes.first:
+            self._write(self.state_dir)
+        self.processes.wait()
+
+    def _write(self, folder: Path) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= flatten_optimizer(self.optimizer)
         if self.average is not None:
@@ -246,21 +264,22 @@ class Run:
         for number, callback in enumerate(self.callbacks):
             tensors |= {f"callback.{number}.{name}": t for name, t in callback.state().items()}
         with nullcontext() if self.average is None else self.average.applied():
-            result = _digest(self.model)
+            result = digest(self.model)
         meta = {
             "run": self.identity,
             "initial": self.initial,
             "result": result,
             "history": self.history.to_json(),
             "ema_updates": 0 if self.average is None else self.average.updates,
+            "loss_scale": self.scaler.state_dict(),
         }
-        save_state(self.state_dir, tensors=tensors, meta=meta)
+        save_state(folder, tensors=tensors, meta=meta)
 
     def resume(self) -> None:
         """Take back the saved state; ``InputError`` when it is of another run."""
         assert self.state_dir is not None
         tensors, meta = load_state(self.state_dir)
-        if missing := {"run", "initial", "result", "history", "ema_updates"} - set(meta):
+        if missing := {"run", "initial", "result", "history", "ema_updates", "loss_scale"} - set(meta):
             raise InputError(
                 f"the training state in {self.state_dir} has no {min(missing)!r}; delete it to start anew"
             )
@@ -277,23 +296,12 @@ class Run:
                 "choose another folder, or delete this one to start anew"
             )
         self.initial = meta["initial"]
-        self.model.load_state_dict(_under("model.", tensors))
+        self.model.load_state_dict(under("model.", tensors))
         unflatten_optimizer(self.optimizer, tensors)
         if self.average is not None:
-            self.average.load(_under("ema.", tensors), meta["ema_updates"])
+            self.average.load(under("ema.", tensors), meta["ema_updates"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(meta["loss_scale"])
         for number, callback in enumerate(self.callbacks):
-            callback.load_state(_under(f"callback.{number}.", tensors))
+            callback.load_state(under(f"callback.{number}.", tensors))
         self.records = list(History.from_json(meta["history"]).epochs)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _digest(model: nn.Module) -> str:
-    """Return a hash of all names, shapes, types and bits of the model's state."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]

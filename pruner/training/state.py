@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,19 +11,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from latency_model.errors import WeightsError
 from latency_model.files import write_atomic
 
 __all__ = [
     "STATE_FILE",
+    "digest",
     "flatten_optimizer",
     "has_state",
     "load_state",
     "load_tensors",
     "save_state",
     "save_tensors",
+    "under",
     "unflatten_optimizer",
 ]
 
@@ -105,3 +108,17 @@ def unflatten_optimizer(
             # The file has no strides; another memory order may take another kernel, and round otherwise.
             state.setdefault(index, {})[entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def digest(model: nn.Module) -> str:
+    """Return a hash of all names, shapes, types and bits of the model's state."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]

@@ -209,6 +209,24 @@ def test_photographs_of_different_sizes_become_224_and_are_cropped_at_random(tmp
         len(splits.test)
 
 
+def test_processes_decode_what_threads_decode(tmp_path: Path) -> None:
+    write_tree(tmp_path, "train", sizes=(150, 260), count=2)
+    passes = []
+    for workers in (0, 2):
+        train = load_data(tmp_path, validation=0, workers=workers).train
+        options = {"shuffle": True, "seed": 1, "epoch": 0}
+        passes.append(
+            [x for augment in (True, False) for x, _ in train.batches(3, augment=augment, **options)]
+        )
+    assert all(torch.equal(a, b) for a, b in zip(*passes, strict=True))
+    damaged = next((tmp_path / "train").rglob("*.png"))
+    damaged.write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"{damaged.name} is not a readable image"):
+        list(train.batches(3, augment=False, **options))
+    with pytest.raises(DataError, match="at least 0, not -1"):
+        load_data(tmp_path, workers=-1)
+
+
 def test_grey_images_keep_one_channel(tmp_path: Path) -> None:
     pixels = pictures(8, size=28, channels=1)
     write_parquet(tmp_path / "train.parquet", [encode(p) for p in pixels], [0, 1] * 4)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_model.errors import DataError
-from pruner.data.augment import DRAWS, crop_and_flip, crop_box, padding_for
+from pruner.data.augment import DRAWS, crop_and_flip, padding_for
+from pruner.data.crop import crop_box
 from pruner.data.seeds import mix_seed
 from pruner.data.split import MemorySource, Split, stratified
 
@@ -45,7 +46,7 @@ def test_crop_and_flip_against_a_loop(seed: int, channels: int, size: int, flip:
 @given(draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=5, max_size=5))
 def test_crop_boxes_lie_inside(draws: list[float]) -> None:
     for width, height in ((100, 100), (500, 20), (7, 300)):
-        left, top, right, bottom = crop_box(width, height, torch.tensor(draws, dtype=torch.float64))
+        left, top, right, bottom = crop_box(width, height, draws)
         assert 0 <= left < right <= width + 1e-9
         assert 0 <= top < bottom <= height + 1e-9
 
