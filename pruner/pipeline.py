@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latency_model.console import progress as progress_display
+from latency_model.errors import InputError
 from pruner.data import Splits, load_data
 from pruner.decide import ATTEMPTS, cut, decide
 from pruner.methods import Method, Problem, Values, open_method
@@ -28,6 +29,7 @@ from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
 from pruner.training.fabric import open_processes
+from pruner.training.mixed import half_type
 from pruner.training.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
@@ -66,6 +68,14 @@ class PruneRequest:
     ema: float | None = None
     seed: int = 0
     options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Recovery comes last: what it would refuse must not cost the run before it.
+        half_type(self.amp)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(f"clip_norm must be above 0, not {self.clip_norm!r}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InputError(f"ema must be above 0 and below 1, not {self.ema!r}")
 
 
 @dataclass(frozen=True)

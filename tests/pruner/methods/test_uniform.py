@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from latency_model import ConvShape, NetworkCost, Site
 from latency_model.errors import BudgetError, InputError
 from latency_model.network import Channels
+from pruner.confidence import allocate_within
 from pruner.cost import Cost, macs_cost
 from pruner.methods import Values, open_method
+from pruner.setting import prepare
 from pruner.shares import allocate_shares
 
 
@@ -109,3 +111,21 @@ def test_values_that_cannot_be_used_are_named(problem):
         Values(sizes | {"up": np.array([1, 1, -1, 1])}).check(graph, method="m")
     with pytest.raises(InputError, match="a share above 0 for the group inner"):
         Values(sizes, shares={"stem": 1.0}).check(graph, method="m")
+
+
+def test_the_allocation_of_a_run_takes_shares(kit, tmp_path):
+    """On a device's table: within the budget, on its efficient counts, at nearly one share, no block gone."""
+    kit.table().save(tmp_path / "table.parquet")
+    setting = prepare("tiny", weights=None, table=tmp_path / "table.parquet", budget="latency=0.7x")
+    sizes = setting.graph.sizes()
+    values = {name: np.random.default_rng(0).random(size) for name, size in sizes.items()}
+    limit = 0.7 * setting.cost.full
+    found = allocate_within(setting, limit, values, shares=dict.fromkeys(sizes, 1.0))
+    assert found.costs[0] <= limit
+    assert found.blocks == ()
+    assert all(found.counts[name] in counts for name, counts in setting.choices.items())
+    assert found.costs[0] > 0.85 * limit
+    kept = [count / sizes[name] for name, count in found.counts.items()]
+    assert max(kept) - min(kept) < 0.3
+    free = allocate_within(setting, limit, values)
+    assert free.counts != found.counts

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from latency_model.errors import InputError
 from pruner.data import Splits, load_data
+from pruner.pipeline import PruneRequest
 from pruner.training import Callback, Step, fit, load_state
 from pruner.training.mixed import half_type
 
@@ -24,6 +25,15 @@ def net() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, 10)
     )
+
+
+@pytest.mark.parametrize(
+    "option", [{"amp": "fp8"}, {"clip_norm": 0.0}, {"clip_norm": float("nan")}, {"ema": 1.0}]
+)
+def test_a_pruning_run_refuses_bad_options_before_it_begins(option: dict) -> None:
+    (name,) = option
+    with pytest.raises(InputError, match=name):
+        PruneRequest(model="m", table="t", budget="macs=0.5x", data="digits", **option)
 
 
 def test_names() -> None:
