@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import traceback
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from latency_model.errors import ModelError
 from pruner.graph.assemble import assemble
 from pruner.graph.context import Call, Context, blank, value_of, where
+from pruner.graph.example import Example, ForwardFn
 from pruner.graph.labels import fixed
 from pruner.graph.rules import RULES
+from pruner.graph.rules.weights import compute_weight, computes_weight
 from pruner.graph.trial import Failures, try_cuts
 from pruner.graph.types import ChannelGraph
 
@@ -26,48 +31,79 @@ _PACKAGE = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
 
 
-def trace(model: nn.Module, example_input: Tensor | tuple[Any, ...], *, trial: bool = True) -> ChannelGraph:
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    forward_fn: ForwardFn | None = None,
+    trial: bool = True,
+) -> ChannelGraph:
     """Return the channel graph of ``model``: what can be removed together, and what stays whole and why.
 
+    ``example_inputs`` is one argument of the model (a tensor, list or mapping) or a tuple of several;
+    ``kwargs`` are keyword arguments. ``forward_fn(model, *args, **kwargs)`` replaces the model's forward for
+    the capture where that cannot be captured whole: a detector's backbone and heads without its choice of
+    boxes. What it returns stays whole, and so does every layer that it does not run.
+
     The model is captured with ``torch.export`` in eval mode (its own mode is restored), with a batch of two
-    where ``example_input`` has one. Labels that name channels flow through the ATen graph; data movement runs
-    on the labels themselves; an unknown operator keeps its inputs whole. With ``trial`` sample cuts are run,
-    and a group whose cut the model cannot run (sizes written into its Python code) is frozen with the
-    message. Raises ``ModelError`` with the line of the model's code when it cannot be captured.
+    where an example has one. Labels that name channels flow through the ATen graph; data movement runs
+    on the labels themselves; an unknown operator keeps its inputs whole. With ``trial`` sample cuts are run:
+    where the model cannot run one, its attributes that hold channel counts are set as well, and when that
+    does not help the group is frozen with the message. Raises ``ModelError`` with the line of the model's
+    code when it cannot be captured.
     """
-    args = example_input if isinstance(example_input, tuple) else (example_input,)
-    program, args = capture(model, args)
+    program, example = capture(model, Example.of(example_inputs, kwargs, forward_fn))
     context = _propagate(model, program)
+    if not trial:
+        return assemble(model, program, context, Failures(), None)
     graph = assemble(model, program, context, Failures())
-    if trial and graph.groups:
-        failed = try_cuts(model, graph, args)
-        if failed.groups or failed.blocks:
-            graph = assemble(model, program, context, failed)
-    return graph
+    if not graph.groups:
+        return graph
+    failed = try_cuts(model, graph, example)
+    follow: frozenset[str] = frozenset()
+    if failed.groups:
+        following = assemble(model, program, context, Failures(), failed.groups)
+        if following.attributes:
+            again = try_cuts(model, following, example)
+            if set(again.groups) < set(failed.groups):
+                follow, failed = frozenset(failed.groups), again
+    if not (failed.groups or failed.blocks or follow):
+        return graph
+    return assemble(model, program, context, failed, follow)
 
 
-def capture(model: nn.Module, args: tuple[Any, ...]) -> tuple[ExportedProgram, tuple[Any, ...]]:
-    """Return the exported program of ``model`` in eval mode, and the arguments that it was captured with."""
+def capture(model: nn.Module, example: Example) -> tuple[ExportedProgram, Example]:
+    """Return the exported program of ``model`` in eval mode, and the example that it was captured with."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        wide = tuple(_batch_of_two(arg) for arg in args)
+        wide = example.map(_batch_of_two)
         try:
-            return torch.export.export(model, wide, strict=False), wide
+            return _export(model, wide), wide
         except Exception:
-            if all(new is old for new, old in zip(wide, args, strict=True)):
+            new, old = (tree_leaves((e.args, dict(e.kwargs))) for e in (wide, example))
+            if all(map(operator.is_, new, old)):
                 raise
             # an argument without a batch axis: take the arguments as they are
-            return torch.export.export(model, args, strict=False), args
+            return _export(model, example), example
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"cannot capture {type(model).__name__} at {_user_line(error)}: {first}; "
-            "rewrite that line without control flow that depends on values"
+            "rewrite that line without control flow that depends on values, or give a forward_fn that runs "
+            "the part of the model that is to be pruned"
         ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _export(model: nn.Module, example: Example) -> ExportedProgram:
+    with example.forward_of(model), warnings.catch_warnings():
+        # a cache that a module fills during the capture does not matter here
+        warnings.filterwarnings("ignore", message=".*assigned during export.*")
+        return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
 
 
 def _batch_of_two(arg: Any) -> Any:
@@ -106,7 +142,7 @@ def _propagate(model: nn.Module, program: ExportedProgram) -> Context:
         elif node.op == "output":
             for source in node.all_input_nodes:
                 context.freeze(source, "model output")
-        elif node.op == "get_attr":
+        elif node.op == "get_attr" or (node.target is operator.getitem and node.args[0] in context.computed):
             context.values[node] = blank(value_of(node))
         elif node.target is operator.getitem:
             held = context.values[node.args[0]]
@@ -125,10 +161,12 @@ def _apply(context: Context, node: Node) -> None:
     schema = getattr(node.target, "_schema", None)
     name = schema.name.split("::")[-1] if schema else str(node.target)
     tensors = [
-        source for source in node.all_input_nodes if source in context.leaves or source in context.values
+        source for source in node.all_input_nodes if context.is_weight(source) or source in context.values
     ]
     if not tensors or value_of(node) is None:
         context.values[node] = blank(value_of(node))
+    elif computes_weight(context, node):
+        compute_weight(context, node, name)
     elif name in RULES:
         RULES[name](context, node, Call(node))
     else:

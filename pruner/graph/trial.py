@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
+from pruner.graph.example import Example
 from pruner.graph.types import ChannelGraph
 
 __all__ = ["Failures", "try_cuts"]
@@ -34,20 +35,23 @@ class Failures:
 Test = Callable[[Sequence[str]], str | None]
 
 
-def try_cuts(model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...]) -> Failures:
+def try_cuts(model: nn.Module, graph: ChannelGraph, example: Example) -> Failures:
     """Return the groups and blocks whose sample cut the model cannot follow, and why.
 
     First on the meta device, without arithmetic: the cut model must run and keep its output shapes. Then with
     numbers: it must compute what the masked original computes. All groups are cut at once; only when that
     fails are they tried one after the other.
     """
-    run = _runner(model, args)
+    run = _runner(model, example)
     if run is None:
         why = "a copy of the model does not run, so no cut could be tried"
         return Failures(dict.fromkeys(graph.groups, why), {block.name: why for block in graph.blocks})
     groups = [name for name, group in graph.groups.items() if group.size > 1]
     failed = Failures()
-    for runner, shares in ((run, (0.0, _SHARE)), *((run, (_SHARE,)) for run in _numbers(model, args, graph))):
+    for runner, shares in (
+        (run, (0.0, _SHARE)),
+        *((run, (_SHARE,)) for run in _numbers(model, example, graph)),
+    ):
 
         def cut_groups(
             names: Sequence[str], runner: Run = runner, shares: tuple[float, ...] = shares
@@ -84,17 +88,16 @@ def _screen(test: Test, names: Sequence[str]) -> dict[str, str]:
 Run = Callable[[ChannelGraph, dict[str, list[int]], Sequence[str]], str | None]
 
 
-def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
+def _runner(model: nn.Module, example: Example) -> Run | None:
     """Return a function that cuts and runs the model on the cheapest device that works, or None."""
     from pruner.surgery import remove, skeleton
 
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     for place in (torch.device("meta"), device):
         small = (skeleton(model) if place.type == "meta" else copy.deepcopy(model)).eval()
-        moved: tuple[Any, ...] = tree_map_only(Tensor, operator.methodcaller("to", place), args)
+        moved = example.map(operator.methodcaller("to", place))
         try:
-            with torch.no_grad():
-                expected = _shapes(small(*moved))
+            expected = _shapes(moved.run(small))
         except Exception:  # a model that makes tensors on the CPU cannot run on the meta device
             continue
 
@@ -103,12 +106,11 @@ def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
             keep: dict[str, list[int]],
             blocks: Sequence[str],
             small: nn.Module = small,
-            moved: tuple[Any, ...] = moved,
+            moved: Example = moved,
             expected: Any = expected,
         ) -> str | None:
             try:
-                with torch.no_grad():
-                    shapes = _shapes(remove(small, graph, keep, blocks=blocks)(*moved))
+                shapes = _shapes(moved.run(remove(small, graph, keep, blocks=blocks)))
             except Exception as error:  # whatever the model's own code raises is the reason
                 message = (str(error).strip() or type(error).__name__).splitlines()[0]
                 return f"the model cannot run with it cut: {message}"
@@ -118,15 +120,24 @@ def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
     return None
 
 
-def _numbers(model: nn.Module, args: tuple[Any, ...], graph: ChannelGraph) -> list[Run]:
+def _numbers(model: nn.Module, example: Example, graph: ChannelGraph) -> list[Run]:
     """Return a runner that compares numbers, or none when the model is not a function of its input."""
     from pruner.oracle import check
 
-    random_args = tree_map_only(Tensor, _noise, args)
+    noisy = example.map(_noise)
 
     def run(graph: ChannelGraph, keep: dict[str, list[int]], blocks: Sequence[str]) -> str | None:
         try:
-            result = check(model, graph, keep, blocks, inputs=random_args, tolerance=_DIFFERENT)
+            result = check(
+                model,
+                graph,
+                keep,
+                blocks,
+                inputs=noisy.args,
+                kwargs=noisy.kwargs,
+                forward_fn=noisy.forward_fn,
+                tolerance=_DIFFERENT,
+            )
         except Exception as error:  # the meta device skips some checks of the real kernels
             message = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"the model cannot run with it cut: {message}"
@@ -139,7 +150,7 @@ def _numbers(model: nn.Module, args: tuple[Any, ...], graph: ChannelGraph) -> li
 
     # a model that is random, or does not run on the CPU in fp32, is only tried for its shapes
     repeatable = run(graph, {}, ()) is None
-    return [run] if repeatable and tree_leaves(args) else []
+    return [run] if repeatable and tree_leaves((example.args, dict(example.kwargs))) else []
 
 
 def _noise(tensor: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ from pruner.graph.context import Call, Context, value_of, where
 from pruner.graph.labels import fixed, varying
 from pruner.graph.rules.registry import rule
 
-__all__: list[str] = []
+__all__ = ["ELEMENTWISE"]
 
-_ELEMENTWISE = """
+ELEMENTWISE = """
 abs add alias bernoulli celu clamp clamp_max clamp_min clone contiguous copy detach div dropout elu
 erf exp feature_dropout gelu hardsigmoid hardswish hardtanh leaky_relu lift_fresh_copy log
 log_sigmoid log1p maximum minimum mish mul neg pow reciprocal relu relu6 rrelu rsqrt rsub selu
 sigmoid silu softplus sqrt square sub tanh threshold to type_as where _to_copy alpha_dropout
 feature_alpha_dropout logical_not eq ne gt ge lt le zeros_like ones_like full_like fill zero
-masked_fill
+masked_fill addcmul
 """
 
 
@@ -29,7 +29,7 @@ def _prelu(context: Context, node: Node, call: Call) -> None:
     context.values[node] = context.label(source)
 
 
-@rule(_ELEMENTWISE)
+@rule(ELEMENTWISE)
 def _elementwise(context: Context, node: Node, call: Call) -> None:
     del call
     value = value_of(node)
@@ -41,15 +41,10 @@ def _elementwise(context: Context, node: Node, call: Call) -> None:
     aligned = {
         source: labels.reshape([1] * (rank - labels.dim()) + list(labels.shape))
         for source in tensors
-        if source not in context.leaves
+        if not context.is_weight(source)
         for labels in [context.label(source)]
     }
     axes = sorted({axis for labels in aligned.values() for axis in varying(labels)})
-    if not aligned:
-        for source in tensors:
-            context.freeze_leaf(source, f"part of a computed constant at {place}")
-        context.values[node] = fixed(rank)
-        return
     joined: list[Tensor] = []
     for source, labels in aligned.items():
         extent = extents[source]
@@ -64,7 +59,7 @@ def _elementwise(context: Context, node: Node, call: Call) -> None:
         result = result if len(varying(result)) >= len(varying(labels)) else labels
     result = context.labels.compact(result)
     for source in tensors:
-        if source in context.leaves and value_of(source).numel() > 1:
+        if context.is_weight(source) and value_of(source).numel() > 1:
             _bind_operand(context, source, extents[source], result, axes, place)
     context.values[node] = result
 
@@ -74,12 +69,13 @@ def _bind_operand(
 ) -> None:
     """Bind the axis of a parameter that is added or multiplied along the labelled axis."""
     mine = [axis for axis in axes if extent[axis] > 1]
+    missing = len(extent) - value_of(leaf).dim()
+    for axis, size in enumerate(extent):
+        if size > 1 and mine != [axis]:
+            context.keep_axis(leaf, axis - missing, f"combined with something that stays whole at {place}")
     if len(mine) == 1:
         axis = mine[0]
-        one = context.labels.along(
-            labels, axis, extent[axis], f"channels are spread over several axes at {place}"
-        )
-        context.bind(leaf, axis - (len(extent) - value_of(leaf).dim()), one)
+        why = f"channels are spread over several axes at {place}"
+        context.bind(leaf, axis - missing, context.labels.along(labels, axis, extent[axis], why))
     elif mine:
-        context.freeze_leaf(leaf, f"combined with several labelled axes at {place}")
         context.labels.freeze(labels, f"a parameter spans several labelled axes at {place}")

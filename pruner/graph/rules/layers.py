@@ -19,6 +19,8 @@ def _convolution(context: Context, node: Node, call: Call) -> None:
     source, weight, bias = call["input"], call["weight"], call["bias"]
     groups = call["groups"]
     name = context.layer(node, weight, _CONVOLUTIONS)
+    if name is None and groups > 1 and value_of(weight).shape[:2] == (groups, 1):
+        return _filter(context, node, source, weight, bias)
     if name is None:
         return context.whole_site(
             node, "conv", "a convolution outside of a module, or with a computed weight"
@@ -36,10 +38,21 @@ def _convolution(context: Context, node: Node, call: Call) -> None:
         first = couple(context, inputs.reshape(groups, per_group), where(node))
         context.bind(weight, 1, first)
     context.bind(weight, 0, written)
+    context.close(weight, f"a weight mixes its axes at {where(node)}")
     context.bind(bias, 0, written)
     context.add_site(name, kind, inputs, written)
     context.values[node] = written.reshape(1, -1, *[1] * (value_of(node).dim() - 2))
     return None
+
+
+def _filter(context: Context, node: Node, source: Node, weight: Node, bias: Node | None) -> None:
+    """One filter for each channel outside of a layer, such as the blur before a stride: no layer, no site."""
+    written = context.along(source, 1)
+    context.bind(weight, 0, written)
+    context.close(weight, f"a weight mixes its axes at {where(node)}")
+    context.bind(bias, 0, written)
+    context.note_sizes(node, (len(written),), (written,))
+    context.values[node] = written.reshape(1, -1, *[1] * (value_of(node).dim() - 2))
 
 
 @rule("conv_transpose1d conv_transpose2d conv_transpose3d")
@@ -77,6 +90,7 @@ def _linear(context: Context, node: Node, call: Call) -> None:
     written = context.labels.new(value_of(weight).shape[0])
     context.bind(weight, 1, inputs)
     context.bind(weight, 0, written)
+    context.close(weight, f"a weight mixes its axes at {where(node)}")
     context.bind(bias, 0, written)
     context.add_site(name, "linear", inputs, written)
     context.values[node] = written.reshape(*[1] * (value_of(node).dim() - 1), -1)

@@ -10,11 +10,13 @@ from pruner.graph.context import Call, Context, value_of, where
 from pruner.graph.labels import varying
 from pruner.graph.rules.registry import couple, equal_parts, rule
 
-__all__: list[str] = []
+__all__ = ["MOVE"]
 
-_MOVE = """view reshape flatten unflatten permute transpose t unsqueeze squeeze expand cat concat concatenate
- stack pixel_shuffle pixel_unshuffle flip repeat swapaxes swapdims movedim moveaxis expand_as
- view_as reshape_as mT numpy_T _unsafe_view unbind tile repeat_interleave"""
+MOVE = """
+view reshape flatten unflatten permute transpose t unsqueeze squeeze expand cat concat concatenate
+stack pixel_shuffle pixel_unshuffle flip repeat swapaxes swapdims movedim moveaxis expand_as view_as
+reshape_as mT numpy_T _unsafe_view unbind tile repeat_interleave
+"""
 
 
 @rule("slice narrow")
@@ -27,14 +29,25 @@ def _slice(context: Context, node: Node, call: Call) -> None:
         start = call["start"] or 0
         start = start + size if start < 0 else start
         step = call.get("step", 1)
-        if step != 1 or size % kept or start % kept:
-            context.labels.freeze(labels, f"cut into unequal parts at {where(node)}")
-        else:
+        end = min(start + kept * step, size)
+        known = _follow(context, node, labels, axis, [bound for bound in (start, end) if 0 < bound < size])
+        if step == 1 and size % kept == start % kept == 0:
             equal_parts(context, labels, axis, kept, where(node))
-        labels = labels.narrow(axis, start, min(kept * step, size - start))[
+        elif step != 1 or not known:
+            context.labels.freeze(labels, f"cut into unequal parts at {where(node)}")
+        labels = labels.narrow(axis, start, end - start)[
             tuple(slice(None, None, step if i == axis else 1) for i in range(rank))
         ]
     context.values[node] = labels
+
+
+def _follow(context: Context, node: Node, labels: Tensor, axis: int, bounds: list[int]) -> bool:
+    """Note the numbers of channels up to each of ``bounds``, and the total; whether attributes hold them."""
+    size = labels.shape[axis]
+    one = context.labels.along(labels, axis, size, f"channels are spread over several axes at {where(node)}")
+    context.note_sizes(node, (size,), (one,))
+    found = [context.note_sizes(node, (bound,), (one[:bound],)) for bound in bounds]
+    return all(found)
 
 
 @rule("select")
@@ -57,9 +70,13 @@ def _split(context: Context, node: Node, call: Call) -> None:
     if axis not in varying(labels):
         context.values[node] = [labels] * len(sizes)
         return
+    why = f"channels are spread over several axes at {where(node)}"
+    one = context.labels.along(labels, axis, sum(sizes), why)
+    context.note_sizes(node, (sum(sizes),), (one,))
+    known = context.note_sizes(node, tuple(sizes), one.split(sizes))
     if len(set(sizes)) == 1:
         equal_parts(context, labels, axis, sizes[0], where(node))
-    else:
+    elif not known:
         context.labels.freeze(labels, f"split into unequal parts at {where(node)}")
     context.values[node] = list(torch.split(labels, sizes, dim=axis))
 
@@ -78,7 +95,7 @@ def _is_view(node: Node) -> bool:
     return any(name in str(node.target) for name in ("view", "reshape", "unflatten"))
 
 
-@rule(_MOVE)
+@rule(MOVE)
 def _move(context: Context, node: Node, call: Call) -> None:
     del call
 
@@ -105,4 +122,7 @@ def _move(context: Context, node: Node, call: Call) -> None:
         axis = varying(labels)[0]
         equal_parts(context, labels, axis, 1, where(node))
         labels = context.labels.compact(labels)
+    if _is_view(node):
+        for axis in varying(labels) if len(varying(labels)) == 1 else ():
+            context.note_sizes(node, (labels.shape[axis],), (labels.reshape(-1),))
     context.values[node] = labels

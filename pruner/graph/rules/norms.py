@@ -6,7 +6,7 @@ from torch.fx import Node
 
 from pruner.graph.context import Call, Context, value_of, where
 from pruner.graph.labels import fixed
-from pruner.graph.rules.registry import rule
+from pruner.graph.rules.registry import couple, rule
 
 __all__: list[str] = []
 
@@ -37,11 +37,10 @@ def _layer_norm(context: Context, node: Node, call: Call) -> None:
 @rule("group_norm")
 def _group_norm(context: Context, node: Node, call: Call) -> None:
     source = call["input"]
-    if call["num_groups"] != 1:
-        return context.opaque(node, f"a group norm with {call['num_groups']} groups at {where(node)}")
     labels = context.along(source, 1)
+    # the channels of a norm's groups are divided evenly, so the groups shrink alike
+    couple(context, labels.reshape(call["num_groups"], -1), where(node))
     context.bind(call["weight"], 0, labels)
     context.bind(call["bias"], 0, labels)
     context.normalised.append(labels)
     context.values[node] = labels.reshape(1, -1, *[1] * (value_of(source).dim() - 2))
-    return None

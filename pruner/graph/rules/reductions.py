@@ -5,18 +5,18 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import Node
 
-from pruner.graph.context import Call, Context, value_of, where
-from pruner.graph.labels import FIXED, varying
+from pruner.graph.context import Call, Context, module_path, value_of, where
+from pruner.graph.labels import FIXED, fixed, varying
 from pruner.graph.rules.registry import rule
 
-__all__: list[str] = []
+__all__ = ["REDUCE"]
 
 _SPATIAL = """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
  adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
  max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
  upsample_linear1d upsample_trilinear3d upsample_nearest3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
  reflection_pad2d replication_pad2d reflection_pad1d replication_pad1d"""
-_REDUCE = "mean sum amax amin var std logsumexp linalg_vector_norm norm"
+REDUCE = "mean sum amax amin var std logsumexp linalg_vector_norm norm"
 
 
 @rule(_SPATIAL)
@@ -46,13 +46,17 @@ def _pad(context: Context, node: Node, call: Call) -> None:
     return None
 
 
-@rule(_REDUCE)
+@rule(REDUCE)
 def _reduce(context: Context, node: Node, call: Call) -> None:
     source = call.get("self", call.get("input"))
     labels, rank = context.label(source), value_of(source).dim()
     axes = call.get("dim")
     axes = list(range(rank)) if axes in (None, []) else [axes] if isinstance(axes, int) else list(axes)
     axes = sorted({axis % rank for axis in axes})
+    if axes == varying(labels) and _is_response(context, node, value_of(source).shape[axes[0]]):
+        context.normalised.append(labels.reshape(-1))
+        context.values[node] = fixed(rank)
+        return None
     if set(axes) & set(varying(labels)):
         kept = [axis for axis in varying(labels) if axis not in axes]
         if len(kept) != 1:
@@ -66,6 +70,14 @@ def _reduce(context: Context, node: Node, call: Call) -> None:
             labels = labels.squeeze(axis)
     context.values[node] = labels
     return None
+
+
+def _is_response(context: Context, node: Node, size: int) -> bool:
+    """Return whether ``node`` is the mean of a norm written out in a module with a scale for each channel."""
+    module = context.modules.get(module_path(node))
+    weight = module._parameters.get("weight") if module is not None else None
+    kept = value_of(node).dim() == value_of(node.all_input_nodes[0]).dim()
+    return kept and "mean" in str(node.target) and weight is not None and tuple(weight.shape) == (size,)
 
 
 @rule("softmax _softmax log_softmax _log_softmax")

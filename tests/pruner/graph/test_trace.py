@@ -388,14 +388,19 @@ def test_sizes_written_as_numbers_are_found_by_the_trial(hard):
     assert "b.0" in trace(model, x, trial=False).groups
 
 
-def test_a_computed_weight_stays_whole_but_its_site_is_listed():
-    model = nn.Sequential(
-        conv(3, 8), nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), nn.Conv2d(8, 2, 1)
-    )
+class Centred(nn.Conv2d):
+    """A layer whose weight is computed over all its channels at once."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_a_weight_that_mixes_its_channels_stays_whole_but_its_site_is_listed():
+    model = nn.Sequential(conv(3, 8), Centred(8, 8, 3), nn.Conv2d(8, 2, 1))
     graph = trace(model, torch.randn(2, 3, 8, 8))
     assert not graph.groups
     assert graph.axes()["1"] == (Channels(8), Channels(8))
-    assert any(entry.what == "1" and "computed weight" in entry.why for entry in graph.frozen)
+    assert any("reduced over its channels at test_trace.py" in entry.why for entry in graph.frozen)
 
 
 def test_a_head_that_only_training_runs_is_reported():
