@@ -22,7 +22,7 @@ from pruner.graph.example import Example, ForwardFn
 from pruner.graph.labels import fixed
 from pruner.graph.rules import RULES
 from pruner.graph.rules.weights import compute_weight, computes_weight
-from pruner.graph.trial import Failures, try_cuts
+from pruner.graph.trial import Failures, all_pass, try_cuts
 from pruner.graph.types import ChannelGraph
 
 __all__ = ["capture", "trace"]
@@ -60,9 +60,12 @@ def trace(
     graph = assemble(model, program, context, Failures())
     if not graph.groups:
         return graph
+    follow: frozenset[str] | None = frozenset()
+    following = assemble(model, program, context, Failures(), None)
+    if following.attributes and not all_pass(model, graph, example) and all_pass(model, following, example):
+        graph, follow = following, None
     failed = try_cuts(model, graph, example)
-    follow: frozenset[str] = frozenset()
-    if failed.groups:
+    if failed.groups and follow is not None:
         following = assemble(model, program, context, Failures(), failed.groups)
         if following.attributes:
             again = try_cuts(model, following, example)

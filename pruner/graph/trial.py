@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pruner.graph.example import Example
 from pruner.graph.types import ChannelGraph
 
-__all__ = ["Failures", "try_cuts"]
+__all__ = ["Failures", "all_pass", "try_cuts"]
 
 # the share of channels that a sample cut removes; the other sample removes one, so that counts become odd
 _SHARE = 0.35
@@ -66,6 +66,18 @@ def try_cuts(model: nn.Module, graph: ChannelGraph, example: Example) -> Failure
         names = [block.name for block in graph.blocks if block.name not in failed.blocks]
         failed.blocks.update(_screen(cut_blocks, names))
     return failed
+
+
+def all_pass(model: nn.Module, graph: ChannelGraph, example: Example) -> bool:
+    """Return whether the model can run sample cuts of all groups at once."""
+    run = _runner(model, example)
+    groups = [name for name, group in graph.groups.items() if group.size > 1]
+    tests = [run, *_numbers(model, example, graph)]
+    return all(
+        test is not None and test(graph, _sample(graph, groups, share), ()) is None
+        for test in tests
+        for share in (0.0, _SHARE)
+    )
 
 
 def _screen(test: Test, names: Sequence[str]) -> dict[str, str]:

@@ -74,6 +74,10 @@ def _moved(context: Context, node: Node, weight: Node) -> list[Tensor]:
         arguments = [labelled(argument, layer) for argument in node.args]
         named = {key: labelled(argument, layer) for key, argument in node.kwargs.items()}
         moved.append(context.labels.compact(node.target(*arguments, **named)))  # type: ignore[operator]
+    # a shape may be kept in an attribute: (64, 1, 1)
+    sizes = tuple(value_of(node).shape)
+    along = {varying(layer)[0]: layer.reshape(-1) for layer in moved if len(varying(layer)) == 1}
+    context.note_sizes(node, sizes, tuple(along.get(i, fixed(1).expand(n)) for i, n in enumerate(sizes)))
     return moved
 
 
