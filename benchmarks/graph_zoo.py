@@ -35,7 +35,7 @@ from graph_zoo_models import DETECTORS, NAMES, build, forward_fn, inputs
 
 from latency_model.errors import GharialError
 from pruner.graph import ChannelGraph, trace
-from pruner.oracle import check
+from pruner.oracle import check, randomise
 from pruner.plan import Plan
 from pruner.saved import SPEC, WEIGHTS, rebuild, save_pruned
 from pruner.surgery import apply
@@ -88,6 +88,8 @@ def examine(name: str, seed: int) -> dict[str, Any]:
         "error": result.max_relative_error,
         "error_blocks_removed": without.max_relative_error,
     }
+    # without it some random networks compute almost the same for every image
+    randomise(model, torch.Generator().manual_seed(seed))
     pruned = apply(model, graph, plan)
     module = Captured(pruned, function).eval() if function else pruned
     row["parameters"] = sum(p.numel() for p in model.parameters())

@@ -18,7 +18,7 @@ from pruner.graph.example import Example, ForwardFn
 from pruner.graph.types import ChannelGraph
 from pruner.surgery import remove, resolve
 
-__all__ = ["TOLERANCE", "CheckResult", "check", "mask"]
+__all__ = ["TOLERANCE", "CheckResult", "check", "mask", "randomise"]
 
 TOLERANCE = 1e-5
 
@@ -62,7 +62,7 @@ def check(
     generator = torch.Generator().manual_seed(seed)
     base = copy.deepcopy(model).cpu().float().eval()
     if random_statistics:
-        _randomise(base, generator)
+        randomise(base, generator)
     if inputs is None:
         inputs = torch.randn(2, 3, 64, 64, generator=generator)
     example = Example.of(inputs, kwargs, forward_fn).map(
@@ -89,7 +89,8 @@ def _error(expected: Tensor, actual: Tensor) -> float:
     return difference / scale if scale else difference
 
 
-def _randomise(model: nn.Module, generator: torch.Generator) -> None:
+def randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Give ``model`` random batch-norm statistics and shifts, and values to parameters that are near zero."""
     for module in model.modules():
         mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import operator
-import traceback
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.utils._pytree import tree_leaves
 
-from latency_model.errors import ModelError
 from pruner.graph.assemble import assemble
+from pruner.graph.capture import capture
 from pruner.graph.context import Call, Context, blank, value_of, where
 from pruner.graph.example import Example, ForwardFn
 from pruner.graph.labels import fixed
@@ -25,10 +22,7 @@ from pruner.graph.rules.weights import compute_weight, computes_weight
 from pruner.graph.trial import Failures, all_pass, try_cuts
 from pruner.graph.types import ChannelGraph
 
-__all__ = ["capture", "trace"]
-
-_PACKAGE = str(Path(__file__).parent)
-_TORCH = str(Path(torch.__file__).parent)
+__all__ = ["trace"]
 
 
 def trace(
@@ -60,74 +54,26 @@ def trace(
     graph = assemble(model, program, context, Failures())
     if not graph.groups:
         return graph
+    half = any(
+        value_of(node).dtype in (torch.bfloat16, torch.float16)
+        for node in program.graph.nodes
+        if isinstance(value_of(node), Tensor)
+    )
     follow: frozenset[str] | None = frozenset()
     following = assemble(model, program, context, Failures(), None)
-    if following.attributes and not all_pass(model, graph, example) and all_pass(model, following, example):
+    passes = partial(all_pass, model, example=example, half=half)
+    if following.attributes and not passes(graph) and passes(following):
         graph, follow = following, None
-    failed = try_cuts(model, graph, example)
+    failed = try_cuts(model, graph, example, half=half)
     if failed.groups and follow is not None:
         following = assemble(model, program, context, Failures(), failed.groups)
         if following.attributes:
-            again = try_cuts(model, following, example)
+            again = try_cuts(model, following, example, half=half)
             if set(again.groups) < set(failed.groups):
                 follow, failed = frozenset(failed.groups), again
     if not (failed.groups or failed.blocks or follow):
         return graph
     return assemble(model, program, context, failed, follow)
-
-
-def capture(model: nn.Module, example: Example) -> tuple[ExportedProgram, Example]:
-    """Return the exported program of ``model`` in eval mode, and the example that it was captured with."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        wide = example.map(_batch_of_two)
-        try:
-            return _export(model, wide), wide
-        except Exception:
-            new, old = (tree_leaves((e.args, dict(e.kwargs))) for e in (wide, example))
-            if all(map(operator.is_, new, old)):
-                raise
-            # an argument without a batch axis: take the arguments as they are
-            return _export(model, example), example
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"cannot capture {type(model).__name__} at {_user_line(error)}: {first}; "
-            "rewrite that line without control flow that depends on values, or give a forward_fn that runs "
-            "the part of the model that is to be pruned"
-        ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _export(model: nn.Module, example: Example) -> ExportedProgram:
-    with example.forward_of(model), warnings.catch_warnings():
-        # a cache that a module fills during the capture does not matter here
-        warnings.filterwarnings("ignore", message=".*assigned during export.*")
-        return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
-
-
-def _batch_of_two(arg: Any) -> Any:
-    # with a batch of one, broadcasting over the batch would look like no broadcasting
-    if isinstance(arg, Tensor) and arg.dim() > 1 and arg.shape[0] == 1:
-        return arg.repeat(2, *[1] * (arg.dim() - 1))
-    return arg
-
-
-def _user_line(error: BaseException) -> str:
-    frames: list[traceback.FrameSummary] = []
-    chain: BaseException | None = error
-    while chain is not None:
-        frames = [*traceback.extract_tb(chain.__traceback__), *frames]
-        chain = chain.__cause__ or chain.__context__
-    frames = [
-        frame
-        for frame in frames
-        if not frame.filename.startswith((_TORCH, _PACKAGE)) and Path(frame.filename).is_file()
-    ]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
 
 
 def _propagate(model: nn.Module, program: ExportedProgram) -> Context:

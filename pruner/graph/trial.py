@@ -22,6 +22,8 @@ __all__ = ["Failures", "all_pass", "try_cuts"]
 _SHARE = 0.35
 # far above the rounding of any network in fp32, far below the effect of a channel read from a wrong place
 _DIFFERENT = 1e-3
+# the same where parts are computed in half precision (autocast)
+_DIFFERENT_HALF = 3e-2
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class Failures:
 Test = Callable[[Sequence[str]], str | None]
 
 
-def try_cuts(model: nn.Module, graph: ChannelGraph, example: Example) -> Failures:
+def try_cuts(model: nn.Module, graph: ChannelGraph, example: Example, *, half: bool = False) -> Failures:
     """Return the groups and blocks whose sample cut the model cannot follow, and why.
 
     First on the meta device, without arithmetic: the cut model must run and keep its output shapes. Then with
     numbers: it must compute what the masked original computes. All groups are cut at once; only when that
-    fails are they tried one after the other.
+    fails are they tried one after the other. ``half`` says that parts of the model run in half precision.
     """
     run = _runner(model, example)
     if run is None:
@@ -50,7 +52,7 @@ def try_cuts(model: nn.Module, graph: ChannelGraph, example: Example) -> Failure
     failed = Failures()
     for runner, shares in (
         (run, (0.0, _SHARE)),
-        *((run, (_SHARE,)) for run in _numbers(model, example, graph)),
+        *((run, (_SHARE,)) for run in _numbers(model, example, graph, half)),
     ):
 
         def cut_groups(
@@ -68,11 +70,11 @@ def try_cuts(model: nn.Module, graph: ChannelGraph, example: Example) -> Failure
     return failed
 
 
-def all_pass(model: nn.Module, graph: ChannelGraph, example: Example) -> bool:
+def all_pass(model: nn.Module, graph: ChannelGraph, example: Example, *, half: bool = False) -> bool:
     """Return whether the model can run sample cuts of all groups at once."""
     run = _runner(model, example)
     groups = [name for name, group in graph.groups.items() if group.size > 1]
-    tests = [run, *_numbers(model, example, graph)]
+    tests = [run, *_numbers(model, example, graph, half)]
     return all(
         test is not None and test(graph, _sample(graph, groups, share), ()) is None
         for test in tests
@@ -132,7 +134,7 @@ def _runner(model: nn.Module, example: Example) -> Run | None:
     return None
 
 
-def _numbers(model: nn.Module, example: Example, graph: ChannelGraph) -> list[Run]:
+def _numbers(model: nn.Module, example: Example, graph: ChannelGraph, half: bool) -> list[Run]:
     """Return a runner that compares numbers, or none when the model is not a function of its input."""
     from pruner.oracle import check
 
@@ -148,7 +150,7 @@ def _numbers(model: nn.Module, example: Example, graph: ChannelGraph) -> list[Ru
                 inputs=noisy.args,
                 kwargs=noisy.kwargs,
                 forward_fn=noisy.forward_fn,
-                tolerance=_DIFFERENT,
+                tolerance=_DIFFERENT_HALF if half else _DIFFERENT,
             )
         except Exception as error:  # the meta device skips some checks of the real kernels
             message = (str(error).strip() or type(error).__name__).splitlines()[0]
