@@ -16,6 +16,7 @@ from latency_model.errors import InputError
 from pruner.compact import CompactNorms
 from pruner.graph.example import Example, ForwardFn
 from pruner.graph.types import ChannelGraph
+from pruner.plan import Plan
 from pruner.surgery import remove, resolve
 
 __all__ = ["TOLERANCE", "CheckResult", "check", "mask", "randomise"]
@@ -40,7 +41,7 @@ class CheckResult:
 def check(
     model: nn.Module,
     graph: ChannelGraph,
-    keep: Mapping[str, Sequence[int]],
+    keep: Mapping[str, Sequence[int]] | Plan,
     blocks: Sequence[str] = (),
     *,
     inputs: Any = None,
@@ -52,6 +53,8 @@ def check(
 ) -> CheckResult:
     """Compare the masked original with the cut model on ``inputs``, in eval mode and fp32.
 
+    ``keep`` maps groups to the channels that stay, as for ``remove``; or it is a whole plan.
+
     The masked original is built without surgery: the weights that read a removed channel are zero, and a hook
     makes the branch of a removed block zero. Norms that average over channels are evaluated over the kept
     ones only. ``random_statistics`` gives both copies the same random batch-norm statistics and shifts,
@@ -59,6 +62,9 @@ def check(
     (layer scales, last norms of branches), which would hide a wrong branch. ``inputs``, ``kwargs`` and
     ``forward_fn`` are as for ``trace``; the inputs default to two random 64x64 RGB images.
     """
+    if isinstance(keep, Plan):
+        blocks = (*keep.blocks, *blocks)
+        keep = keep.keep(graph)
     generator = torch.Generator().manual_seed(seed)
     base = copy.deepcopy(model).cpu().float().eval()
     if random_statistics:

@@ -23,10 +23,13 @@ _PACKAGE = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
 
 
-def capture(model: nn.Module, example: Example) -> tuple[ExportedProgram, Example]:
-    """Return the exported program of ``model`` in eval mode, and the example that it was captured with."""
+def capture(model: nn.Module, example: Example, *, training: bool = False) -> tuple[ExportedProgram, Example]:
+    """Return the exported program of ``model`` and the example that it was captured with.
+
+    It is captured in eval mode unless ``training``; its own mode is restored.
+    """
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    model.train(training)
     try:
         wide = example.map(_batch_of_two)
         try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from latency_model.errors import ModelError
 from pruner.graph.assemble import assemble
 from pruner.graph.capture import capture
 from pruner.graph.context import Call, Context, blank, value_of, where
@@ -44,11 +45,12 @@ def trace(
     where an example has one. Labels that name channels flow through the ATen graph; data movement runs
     on the labels themselves; an unknown operator keeps its inputs whole. With ``trial`` sample cuts are run:
     where the model cannot run one, its attributes that hold channel counts are set as well, and when that
-    does not help the group is frozen with the message. Raises ``ModelError`` with the line of the model's
+    does not help the group is frozen with the message. Layers that only training runs (auxiliary heads) are
+    captured in training mode, and cut with what they read. Raises ``ModelError`` with the line of the model's
     code when it cannot be captured.
     """
     program, example = capture(model, Example.of(example_inputs, kwargs, forward_fn))
-    context = _propagate(model, program)
+    context = _propagate(model, program, example)
     if not trial:
         return assemble(model, program, context, Failures(), None)
     graph = assemble(model, program, context, Failures())
@@ -76,9 +78,31 @@ def trace(
     return assemble(model, program, context, failed, follow)
 
 
-def _propagate(model: nn.Module, program: ExportedProgram) -> Context:
-    signature = program.graph_signature
+def _propagate(model: nn.Module, program: ExportedProgram, example: Example) -> Context:
     context = Context(dict(model.named_modules(remove_duplicate=False)))
+    _walk(context, model, program)
+    if _unused(context):
+        # an auxiliary head that only training runs must follow the trunk that it reads
+        try:
+            training, _ = capture(model, example, training=True)
+        except ModelError:
+            pass
+        else:
+            _walk(context, model, training)
+    for name in _unused(context):
+        context.whole_sites.setdefault(name.rpartition(".")[0], "not run in eval mode, so it is never cut")
+    return context
+
+
+def _unused(context: Context) -> list[str]:
+    """Return the weights of layers that no captured program reads."""
+    used = {name for node, name in context.leaves.items() if node.users}
+    matrices = [name for node, name in context.leaves.items() if value_of(node).dim() > 1]
+    return [name for name in dict.fromkeys(matrices) if name.endswith("weight") and name not in used]
+
+
+def _walk(context: Context, model: nn.Module, program: ExportedProgram) -> None:
+    signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     canonical = _canonical_names(model)
     for node in program.graph.nodes:
@@ -98,12 +122,6 @@ def _propagate(model: nn.Module, program: ExportedProgram) -> Context:
             context.values[node] = held[node.args[1]] if isinstance(held, list) else blank(value_of(node))
         else:
             _apply(context, node)
-    for node, name in context.leaves.items():
-        path, _, attribute = name.rpartition(".")
-        if attribute == "weight" and not node.users and value_of(node).dim() > 1:
-            # an auxiliary head that only training runs would not fit a trunk that was cut
-            context.whole_sites.setdefault(path, "not run in eval mode, so it is never cut")
-    return context
 
 
 def _apply(context: Context, node: Node) -> None:
