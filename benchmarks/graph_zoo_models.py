@@ -31,7 +31,7 @@ NAMES = [*TORCHVISION, *TIMM, *DETECTORS]
 
 # the side of the square image where 64 is too small, or is not what the model is made for
 _SIDES = {
-    "inception_v3": 75,
+    "inception_v3": 299,
     "maxvit_t": 224,
     "vit_b_16": 224,
     "efficientformer_l1": 224,

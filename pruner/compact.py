@@ -54,8 +54,14 @@ class CompactNorms(TorchFunctionMode):
                 self._inputs[parameter.untyped_storage().data_ptr()] = (parameter, keep)
 
     def _watch(self, module: nn.Module, kept: Tensor) -> None:
-        module.register_forward_pre_hook(lambda *_: self._active.append(kept))
-        module.register_forward_hook(lambda *_: self._active.pop() is None or None)
+        def enter(*_: Any) -> None:
+            self._active.append(kept)
+
+        def leave(*_: Any) -> None:
+            self._active.pop()
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

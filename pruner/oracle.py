@@ -155,7 +155,7 @@ def _zero_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:
 def _zero_inputs(layer: nn.Module, positions: Sequence[int]) -> None:
     """Make the weights of ``layer`` that read the input channels ``positions`` zero."""
     weight: Any = layer.weight
-    if type(layer).forward not in _PLAIN:
+    if type(layer).forward not in _PLAIN or "weight" not in layer._parameters:
         # the weight is computed in the forward: it is what is read that must be zero
         axis = -1 if isinstance(layer, nn.Linear) else 1
         layer.register_forward_pre_hook(lambda _, args: (_without(args[0], axis, positions), *args[1:]))

@@ -51,8 +51,11 @@ class Example:
         if self.forward_fn is None:
             yield
             return
+        own = vars(model).get("forward")
         model.forward = types.MethodType(self.forward_fn, model)
         try:
             yield
         finally:
             del model.forward
+            if own is not None:
+                model.forward = own

@@ -43,8 +43,9 @@ def _slice(context: Context, node: Node, call: Call) -> None:
 
 def _follow(context: Context, node: Node, labels: Tensor, axis: int, bounds: list[int]) -> bool:
     """Note the numbers of channels up to each of ``bounds``, and the total; whether attributes hold them."""
-    size = labels.shape[axis]
-    one = context.labels.along(labels, axis, size, f"channels are spread over several axes at {where(node)}")
+    if varying(labels) != [axis]:
+        return False
+    one, size = labels.reshape(-1), labels.shape[axis]
     context.note_sizes(node, (size,), (one,))
     found = [context.note_sizes(node, (bound,), (one[:bound],)) for bound in bounds]
     return all(found)
@@ -70,10 +71,11 @@ def _split(context: Context, node: Node, call: Call) -> None:
     if axis not in varying(labels):
         context.values[node] = [labels] * len(sizes)
         return
-    why = f"channels are spread over several axes at {where(node)}"
-    one = context.labels.along(labels, axis, sum(sizes), why)
-    context.note_sizes(node, (sum(sizes),), (one,))
-    known = context.note_sizes(node, tuple(sizes), one.split(sizes))
+    known = False
+    if varying(labels) == [axis]:
+        one = labels.reshape(-1)
+        context.note_sizes(node, (sum(sizes),), (one,))
+        known = context.note_sizes(node, tuple(sizes), one.split(sizes))
     if len(set(sizes)) == 1:
         equal_parts(context, labels, axis, sizes[0], where(node))
     elif not known:

@@ -92,6 +92,17 @@ class Response(nn.Module):
         return x + torch.addcmul(bias, weight, x * relative)
 
 
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def parametrised():
+    layer = nn.Conv2d(8, 6, 3)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Doubled())
+    return layer
+
+
 def conv(width, out):
     return nn.Conv2d(width, out, 3, padding=1)
 
@@ -103,6 +114,12 @@ NETS = {  # name: model, channels that can be cut, numbers in attributes
         2 + 3,
         0,
     ),
+    "weight norm": (
+        lambda: [conv(3, 8), nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 6, 3)), conv(6, 4)],
+        8 + 6,
+        0,
+    ),
+    "parametrised": (lambda: [conv(3, 8), parametrised(), conv(6, 4)], 8 + 6, 0),
     "scaled": (lambda: [conv(3, 8), Scaled(8), conv(8, 4)], 8, 1),
     "branches": (lambda: [conv(3, 12), Branches(12, 3), conv(12, 4)], 6 + 3 + 3 + 3, 4),
     "wider": (lambda: [conv(3, 6), nn.ReLU(), Wider(6, 10), nn.ReLU(), conv(10, 4)], 6 + 4, 1),
