@@ -207,3 +207,20 @@ def test_a_parameter_in_two_places_is_cut_only_where_both_can_be():
     graph = trace(model, X)
     assert not graph.groups
     assert "reduced over its channels at test_weights.py" in graph.frozen[0].why
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_parameter_added_to_a_whole_input_stays_whole(first):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(3, 8), conv(8, 4)
+            self.shift = nn.Parameter(torch.randn(8))
+
+        def forward(self, x, z):
+            if first:
+                z = z + self.shift
+            y = self.b(self.a(x) + self.shift[:, None, None])
+            return y, z if first else z * self.shift.view(1, 8)
+
+    assert not trace(Tied(), (X, torch.randn(2, 8)), trial=False).groups
