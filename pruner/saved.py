@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_model
 from torch import nn
 
 from latency_model.errors import InputError, WeightsError
@@ -160,7 +161,17 @@ def _load(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}; it lies beside the {SPEC}")
     try:
-        load_model(model, str(path))
+        state: Any = OrderedDict(load_file(str(path)))
+        # some models read the version of their layout here, which a weights file does not hold
+        state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        tensors = dict(
+            [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        )
+        loaded = {id(tensors[name]) for name in state if name in tensors}
+        missing = [name for name in missing if name not in tensors or id(tensors[name]) not in loaded]
+        if missing or unexpected:
+            raise RuntimeError(f"missing {missing[:3]}, not expected {unexpected[:3]}")
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
