@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from latency_model.errors import InputError
+from pruner.compact import CompactNorms
+from pruner.graph.example import Example, ForwardFn
 from pruner.graph.types import ChannelGraph
+from pruner.plan import Plan
 from pruner.surgery import remove, resolve
 
-__all__ = ["TOLERANCE", "CheckResult", "check", "mask"]
+__all__ = ["TOLERANCE", "CheckResult", "check", "mask", "randomise"]
 
 TOLERANCE = 1e-5
 
@@ -38,35 +41,44 @@ class CheckResult:
 def check(
     model: nn.Module,
     graph: ChannelGraph,
-    keep: Mapping[str, Sequence[int]],
+    keep: Mapping[str, Sequence[int]] | Plan,
     blocks: Sequence[str] = (),
     *,
-    inputs: Tensor | tuple[Any, ...] | None = None,
+    inputs: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    forward_fn: ForwardFn | None = None,
     seed: int = 0,
     random_statistics: bool = True,
     tolerance: float = TOLERANCE,
 ) -> CheckResult:
     """Compare the masked original with the cut model on ``inputs``, in eval mode and fp32.
 
+    ``keep`` maps groups to the channels that stay, as for ``remove``; or it is a whole plan.
+
     The masked original is built without surgery: the weights that read a removed channel are zero, and a hook
     makes the branch of a removed block zero. Norms that average over channels are evaluated over the kept
     ones only. ``random_statistics`` gives both copies the same random batch-norm statistics and shifts,
-    without which a forgotten shift would not show. ``inputs`` defaults to two random 64x64 RGB images.
+    without which a forgotten shift would not show, and random values for parameters that start near zero
+    (layer scales, last norms of branches), which would hide a wrong branch. ``inputs``, ``kwargs`` and
+    ``forward_fn`` are as for ``trace``; the inputs default to two random 64x64 RGB images.
     """
+    if isinstance(keep, Plan):
+        blocks = (*keep.blocks, *blocks)
+        keep = keep.keep(graph)
     generator = torch.Generator().manual_seed(seed)
     base = copy.deepcopy(model).cpu().float().eval()
     if random_statistics:
-        _randomise(base, generator)
+        randomise(base, generator)
     if inputs is None:
         inputs = torch.randn(2, 3, 64, 64, generator=generator)
-    args = inputs if isinstance(inputs, tuple) else (inputs,)
-    args = tree_map_only(Tensor, lambda t: t.cpu().float() if t.is_floating_point() else t.cpu(), args)
+    example = Example.of(inputs, kwargs, forward_fn).map(
+        lambda tensor: tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()
+    )
     masked, compact = mask(base, graph, keep, blocks)
     cut = remove(base, graph, keep, blocks=blocks)
-    with torch.no_grad(), compact:
-        expected = [leaf for leaf in tree_leaves(masked(*args)) if isinstance(leaf, Tensor)]
-    with torch.no_grad():
-        actual = [leaf for leaf in tree_leaves(cut(*args)) if isinstance(leaf, Tensor)]
+    with compact:
+        expected = [leaf for leaf in tree_leaves(example.run(masked)) if isinstance(leaf, Tensor)]
+    actual = [leaf for leaf in tree_leaves(example.run(cut)) if isinstance(leaf, Tensor)]
     if not expected:
         raise InputError("the model returns no tensor; there is nothing to compare")
     worst = 0.0
@@ -83,7 +95,8 @@ def _error(expected: Tensor, actual: Tensor) -> float:
     return difference / scale if scale else difference
 
 
-def _randomise(model: nn.Module, generator: torch.Generator) -> None:
+def randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Give ``model`` random batch-norm statistics and shifts, and values to parameters that are near zero."""
     for module in model.modules():
         mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):
@@ -93,6 +106,14 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
                 if isinstance(tensor := getattr(module, attribute, None), Tensor):
                     noise = torch.randn(tensor.shape, generator=generator)
                     tensor.data.add_(0.2 * noise)
+    for parameter in model.parameters():
+        if (
+            parameter.is_floating_point()
+            and parameter.numel()
+            and float(parameter.detach().abs().max()) < 0.01
+        ):
+            # a scale or shift that starts at or near zero would hide what it multiplies
+            parameter.data.normal_(0, 0.3, generator=generator)
 
 
 def mask(
@@ -112,7 +133,18 @@ def mask(
             _zero_inputs(layer, gone)
     for name in blocks:
         masked.get_submodule(graph.block(name).tail).register_forward_hook(_zero_output)
-    return masked, _CompactNorms(masked, graph, removed)
+    return masked, CompactNorms(masked, graph, removed)
+
+
+_PLAIN = {
+    nn.Linear.forward,
+    *(layer.forward for layer in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+    *(layer.forward for layer in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
+}
+
+
+def _without(value: Tensor, axis: int, positions: Sequence[int]) -> Tensor:
+    return value.index_fill(axis, torch.tensor(positions, dtype=torch.long), 0.0)
 
 
 def _zero_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -123,6 +155,11 @@ def _zero_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:
 def _zero_inputs(layer: nn.Module, positions: Sequence[int]) -> None:
     """Make the weights of ``layer`` that read the input channels ``positions`` zero."""
     weight: Any = layer.weight
+    if type(layer).forward not in _PLAIN or "weight" not in layer._parameters:
+        # the weight is computed in the forward: it is what is read that must be zero
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        layer.register_forward_pre_hook(lambda _, args: (_without(args[0], axis, positions), *args[1:]))
+        return
     if isinstance(layer, nn.Linear):
         weight[:, list(positions)] = 0
     elif layer.transposed:
@@ -132,41 +169,3 @@ def _zero_inputs(layer: nn.Module, positions: Sequence[int]) -> None:
         for position in positions:
             part, offset = divmod(position, weight.shape[1])
             weight[part * filters : (part + 1) * filters, offset] = 0
-
-
-class _CompactNorms(TorchFunctionMode):
-    """Evaluates norms that average over channels on the kept channels only; the others become zero."""
-
-    def __init__(self, model: nn.Module, graph: ChannelGraph, removed: Mapping[str, set[int]]) -> None:
-        super().__init__()
-        gone: dict[str, set[int]] = {}
-        for name in graph.normalised:
-            for member in graph.groups[name].members:
-                positions = {p for channel in removed[name] for p in member.indices[channel]}
-                gone.setdefault(member.parameter, set()).update(positions)
-        self._kept: dict[int, Tensor] = {}
-        for path, module in model.named_modules():
-            if isinstance(module, nn.LayerNorm | nn.GroupNorm) and gone.get(f"{path}.weight"):
-                weight = module.weight
-                rest = [i for i in range(weight.numel()) if i not in gone[f"{path}.weight"]]
-                self._kept[id(weight)] = torch.tensor(rest)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        values = dict(kwargs or {})
-        layer, group = func is nn.functional.layer_norm, func is nn.functional.group_norm
-        if layer or group:
-            names = ("input", "normalized_shape" if layer else "num_groups", "weight", "bias", "eps")
-            values.update(zip(names, args, strict=False))
-            index = self._kept.get(id(values.get("weight")))
-            if index is not None:
-                axis = values["input"].dim() - 1 if layer else 1
-                full = torch.zeros_like(values["input"])
-                values["input"] = values["input"].index_select(axis, index)
-                for name in ("weight", "bias"):
-                    values[name] = values[name][index] if values.get(name) is not None else None
-                if layer:
-                    values["normalized_shape"] = (len(index),)
-                return full.index_copy(axis, index, func(**values))
-        return func(*args, **(kwargs or {}))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_model
 from torch import nn
 
 from latency_model.errors import InputError, WeightsError
@@ -45,6 +46,13 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
         changed = {name: value for name, value in widths(module).items() if old.get(name) != value}
         if changed:
             modules[path] = changed
+    for attribute in graph.attributes:
+        if attribute.module in before and attribute.module in dict(pruned.named_modules()):
+            value = getattr(pruned.get_submodule(attribute.module), attribute.name)
+            if value != getattr(before[attribute.module], attribute.name):
+                modules.setdefault(attribute.module, {})[attribute.name] = (
+                    list(value) if isinstance(value, tuple) else value
+                )
     shapes = {name: list(tensor.shape) for name, tensor in structure.state_dict().items()}
     return {
         "format_version": FORMAT_VERSION,
@@ -57,7 +65,22 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
             for name, tensor in pruned.state_dict().items()
             if shapes.get(name) != list(tensor.shape)
         },
+        "constants": _constants(structure, graph, plan),
     }
+
+
+def _constants(structure: nn.Module, graph: ChannelGraph, plan: Plan) -> dict[str, dict[str, list[int]]]:
+    """Return what is kept of buffers that no weights file holds, by name and axis."""
+    stored = structure.state_dict()
+    unsaved = {name for name, _ in structure.named_buffers()} - set(stored)
+    gone: dict[str, dict[str, set[int]]] = {}
+    for name, indices in plan.removed.items():
+        for member in graph.groups[name].members:
+            if member.parameter in unsaved:
+                axes = gone.setdefault(member.parameter, {})
+                positions = {p for channel in indices for p in member.indices[channel]}
+                axes.setdefault(str(member.axis), set()).update(positions)
+    return {name: {axis: sorted(places) for axis, places in axes.items()} for name, axes in gone.items()}
 
 
 def save_pruned(
@@ -98,6 +121,8 @@ def rebuild(
             for name, value in changed.items():
                 setattr(module, name, tuple(value) if isinstance(value, list) else value)
         _resize(model, data["shapes"])
+        for name, axes in data.get("constants", {}).items():
+            _shrink(model, name, axes)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"the specification does not fit {type(model).__name__} ({error}); use the constructor and "
@@ -123,11 +148,30 @@ def _resize(model: nn.Module, shapes: Mapping[str, list[int]]) -> None:
         set_tensor(module, attribute, done[id(old)])
 
 
+def _shrink(model: nn.Module, name: str, axes: Mapping[str, list[int]]) -> None:
+    path, _, attribute = name.rpartition(".")
+    tensor = model.get_buffer(name)
+    for axis, gone in axes.items():
+        rest = [position for position in range(tensor.shape[int(axis)]) if position not in set(gone)]
+        tensor = tensor.index_select(int(axis), torch.tensor(rest, device=tensor.device))
+    set_tensor(model.get_submodule(path), attribute, tensor)
+
+
 def _load(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}; it lies beside the {SPEC}")
     try:
-        load_model(model, str(path))
+        state: Any = OrderedDict(load_file(str(path)))
+        # some models read the version of their layout here, which a weights file does not hold
+        state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        tensors = dict(
+            [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        )
+        loaded = {id(tensors[name]) for name in state if name in tensors}
+        missing = [name for name in missing if name not in tensors or id(tensors[name]) not in loaded]
+        if missing or unexpected:
+            raise RuntimeError(f"missing {missing[:3]}, not expected {unexpected[:3]}")
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(

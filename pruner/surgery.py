@@ -15,7 +15,7 @@ from latency_model.errors import InputError
 from pruner.graph.types import Block, ChannelGraph
 from pruner.plan import Plan
 
-__all__ = ["apply", "remove", "replace_block", "resolve", "set_tensor", "skeleton", "widths"]
+__all__ = ["apply", "remove", "replace_block", "resolve", "set_number", "set_tensor", "skeleton", "widths"]
 
 _FUNCTIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -47,6 +47,11 @@ def remove(
     keep, blocks = resolve(graph, keep, blocks)
     pruned = copy.deepcopy(model)
     _cut(pruned, graph, keep)
+    for attribute in graph.attributes:
+        count = attribute.channels.fixed + sum(
+            times * len(keep[group]) for group, times in attribute.channels.terms
+        )
+        set_number(pruned.get_submodule(attribute.module), attribute.name, attribute.position, count)
     for name in blocks:
         replace_block(pruned, graph.block(name))
     return pruned
@@ -157,6 +162,16 @@ def _fix_widths(module: nn.Module, *, depthwise: bool) -> None:
         module.num_channels = module.weight.numel()
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
+
+
+def set_number(module: nn.Module, name: str, position: int, value: int) -> None:
+    """Set the attribute ``name`` of ``module``, or its element ``position`` when that is not negative."""
+    held = getattr(module, name)
+    if position >= 0:
+        values = [value if index == position else item for index, item in enumerate(held)]
+        setattr(module, name, type(held)(values))
+    else:
+        setattr(module, name, value)
 
 
 WIDTHS = (

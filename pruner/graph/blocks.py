@@ -49,7 +49,7 @@ def find_blocks(
         if (
             _name(node) != "add"
             or len(_operands(node)) != 2
-            or any(n in context.leaves for n in _operands(node))
+            or any(context.is_weight(n) for n in _operands(node))
         ):
             continue
         path = module_path(node)

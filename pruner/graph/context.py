@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruner.graph.labels import Labels, fixed
+from pruner.graph.labels import fixed
+from pruner.graph.parameters import Parameters, value_of
+from pruner.graph.sizes import SizeUse, find_attributes
 
 __all__ = ["Call", "Context", "Rule", "SiteLabels", "blank", "module_path", "value_of", "where"]
 
@@ -27,11 +29,6 @@ class SiteLabels:
     kind: str
     inputs: Tensor
     outputs: Tensor
-
-
-def value_of(node: Node) -> Any:
-    """Return the fake value that the exporter recorded for ``node``."""
-    return node.meta.get("val")
 
 
 def module_path(node: Node) -> str:
@@ -71,24 +68,22 @@ class Call:
         return self.arguments.get(name, default)
 
 
-class Context:
+class Context(Parameters):
     """What the operator rules read and write while the graph is walked in order."""
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
+        super().__init__()
         self.modules = modules
-        self.labels = Labels()
         self.values: dict[Node, Value] = {}
-        self.leaves: dict[Node, str] = {}
-        self.axes: dict[tuple[str, int], Tensor] = {}
         self.sites: dict[str, SiteLabels] = {}
         self.consumers: dict[str, Tensor] = {}
         self.normalised: list[Tensor] = []
         self.whole_sites: dict[str, str] = {}
-        self._whole: dict[str, str] = {}
+        self.sizes: list[SizeUse] = []
 
     def label(self, node: Node) -> Tensor:
         """Return the labels of the activation ``node``; a parameter used as one stays whole."""
-        if node in self.leaves:
+        if self.is_weight(node):
             self.freeze_leaf(node, f"used outside of a layer that can be cut, at {where(node)}")
             return fixed(value_of(node).dim())
         labels = self.values[node]
@@ -104,33 +99,9 @@ class Context:
         why = f"channels are spread over several axes at {where(node)}"
         return self.labels.along(self.label(node), axis, value_of(node).shape[axis], why)
 
-    def bind(self, node: Node | None, axis: int, labels: Tensor) -> None:
-        """Cut ``axis`` of the parameter ``node`` together with ``labels``, one per position."""
-        if node is None:
-            return
-        if node not in self.leaves:
-            self.labels.freeze(labels, f"a computed weight at {where(node)}")
-            return
-        name = self.leaves[node]
-        if name in self._whole:
-            self.labels.freeze(labels, self._whole[name])
-        key = (name, axis)
-        if key in self.axes:
-            self.labels.unify(self.axes[key], labels, f"{name} is shared with something that stays whole")
-        else:
-            self.axes[key] = labels.clone()
-
-    def freeze_leaf(self, node: Node, why: str) -> None:
-        """Keep every axis of the parameter ``node`` whole."""
-        name = self.leaves[node]
-        self._whole.setdefault(name, f"{name or 'a constant'} is {why}")
-        for (bound, _), labels in self.axes.items():
-            if bound == name:
-                self.labels.freeze(labels, self._whole[name])
-
     def freeze(self, node: Node, why: str) -> None:
         """Keep every channel of ``node`` whole."""
-        if node in self.leaves:
+        if self.is_weight(node):
             self.freeze_leaf(node, why)
             return
         value = self.values.get(node)
@@ -142,6 +113,12 @@ class Context:
         for source in node.all_input_nodes:
             self.freeze(source, why)
         self.values[node] = blank(value_of(node))
+
+    def note_sizes(self, node: Node, values: tuple[int, ...], labels: tuple[Tensor, ...]) -> bool:
+        """Note channel counts that the code at ``node`` uses; return whether attributes hold all of them."""
+        found = find_attributes(self.modules, module_path(node), values, labels)
+        self.sizes += found
+        return {use.index for use in found} == set(range(len(values)))
 
     def add_site(self, name: str, kind: str, inputs: Tensor, outputs: Tensor) -> None:
         """Record a layer; a second call of a shared one adds nothing, its axes are joined by ``bind``."""
@@ -167,10 +144,13 @@ class Context:
         """Return the module path of the layer that ``node`` runs, or None when it is not such a module."""
         path = module_path(node)
         module = self.modules.get(path)
-        owner = self.leaves.get(weight, "").rpartition(".")[0]
         if not isinstance(module, types):
             return None
-        return owner if self.modules.get(owner) is module else None
+        if weight in self.leaves:
+            owner = self.leaves[weight].rpartition(".")[0]
+            return owner if self.modules.get(owner) is module else None
+        inside = path + "." if path else ""
+        return path if all(name.startswith(inside) for name in self.origins.get(weight, ("",))) else None
 
 
 def blank(value: Any) -> Value:

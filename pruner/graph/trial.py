@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
+from pruner.graph.example import Example
 from pruner.graph.types import ChannelGraph
 
-__all__ = ["Failures", "try_cuts"]
+__all__ = ["Failures", "all_pass", "try_cuts"]
 
 # the share of channels that a sample cut removes; the other sample removes one, so that counts become odd
 _SHARE = 0.35
 # far above the rounding of any network in fp32, far below the effect of a channel read from a wrong place
 _DIFFERENT = 1e-3
+# the same where parts are computed in half precision (autocast)
+_DIFFERENT_HALF = 3e-2
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,23 @@ class Failures:
 Test = Callable[[Sequence[str]], str | None]
 
 
-def try_cuts(model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...]) -> Failures:
+def try_cuts(model: nn.Module, graph: ChannelGraph, example: Example, *, half: bool = False) -> Failures:
     """Return the groups and blocks whose sample cut the model cannot follow, and why.
 
     First on the meta device, without arithmetic: the cut model must run and keep its output shapes. Then with
     numbers: it must compute what the masked original computes. All groups are cut at once; only when that
-    fails are they tried one after the other.
+    fails are they tried one after the other. ``half`` says that parts of the model run in half precision.
     """
-    run = _runner(model, args)
+    run = _runner(model, example)
     if run is None:
         why = "a copy of the model does not run, so no cut could be tried"
         return Failures(dict.fromkeys(graph.groups, why), {block.name: why for block in graph.blocks})
     groups = [name for name, group in graph.groups.items() if group.size > 1]
     failed = Failures()
-    for runner, shares in ((run, (0.0, _SHARE)), *((run, (_SHARE,)) for run in _numbers(model, args, graph))):
+    for runner, shares in (
+        (run, (0.0, _SHARE)),
+        *((run, (_SHARE,)) for run in _numbers(model, example, graph, half)),
+    ):
 
         def cut_groups(
             names: Sequence[str], runner: Run = runner, shares: tuple[float, ...] = shares
@@ -62,6 +68,18 @@ def try_cuts(model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...]) -> Fa
         names = [block.name for block in graph.blocks if block.name not in failed.blocks]
         failed.blocks.update(_screen(cut_blocks, names))
     return failed
+
+
+def all_pass(model: nn.Module, graph: ChannelGraph, example: Example, *, half: bool = False) -> bool:
+    """Return whether the model can run sample cuts of all groups at once."""
+    run = _runner(model, example)
+    groups = [name for name, group in graph.groups.items() if group.size > 1]
+    tests = [run, *_numbers(model, example, graph, half)]
+    return all(
+        test is not None and test(graph, _sample(graph, groups, share), ()) is None
+        for test in tests
+        for share in (0.0, _SHARE)
+    )
 
 
 def _screen(test: Test, names: Sequence[str]) -> dict[str, str]:
@@ -84,17 +102,16 @@ def _screen(test: Test, names: Sequence[str]) -> dict[str, str]:
 Run = Callable[[ChannelGraph, dict[str, list[int]], Sequence[str]], str | None]
 
 
-def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
+def _runner(model: nn.Module, example: Example) -> Run | None:
     """Return a function that cuts and runs the model on the cheapest device that works, or None."""
     from pruner.surgery import remove, skeleton
 
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     for place in (torch.device("meta"), device):
         small = (skeleton(model) if place.type == "meta" else copy.deepcopy(model)).eval()
-        moved: tuple[Any, ...] = tree_map_only(Tensor, operator.methodcaller("to", place), args)
+        moved = example.map(operator.methodcaller("to", place))
         try:
-            with torch.no_grad():
-                expected = _shapes(small(*moved))
+            expected = _shapes(moved.run(small))
         except Exception:  # a model that makes tensors on the CPU cannot run on the meta device
             continue
 
@@ -103,12 +120,11 @@ def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
             keep: dict[str, list[int]],
             blocks: Sequence[str],
             small: nn.Module = small,
-            moved: tuple[Any, ...] = moved,
+            moved: Example = moved,
             expected: Any = expected,
         ) -> str | None:
             try:
-                with torch.no_grad():
-                    shapes = _shapes(remove(small, graph, keep, blocks=blocks)(*moved))
+                shapes = _shapes(moved.run(remove(small, graph, keep, blocks=blocks)))
             except Exception as error:  # whatever the model's own code raises is the reason
                 message = (str(error).strip() or type(error).__name__).splitlines()[0]
                 return f"the model cannot run with it cut: {message}"
@@ -118,15 +134,24 @@ def _runner(model: nn.Module, args: tuple[Any, ...]) -> Run | None:
     return None
 
 
-def _numbers(model: nn.Module, args: tuple[Any, ...], graph: ChannelGraph) -> list[Run]:
+def _numbers(model: nn.Module, example: Example, graph: ChannelGraph, half: bool) -> list[Run]:
     """Return a runner that compares numbers, or none when the model is not a function of its input."""
     from pruner.oracle import check
 
-    random_args = tree_map_only(Tensor, _noise, args)
+    noisy = example.map(_noise)
 
     def run(graph: ChannelGraph, keep: dict[str, list[int]], blocks: Sequence[str]) -> str | None:
         try:
-            result = check(model, graph, keep, blocks, inputs=random_args, tolerance=_DIFFERENT)
+            result = check(
+                model,
+                graph,
+                keep,
+                blocks,
+                inputs=noisy.args,
+                kwargs=noisy.kwargs,
+                forward_fn=noisy.forward_fn,
+                tolerance=_DIFFERENT_HALF if half else _DIFFERENT,
+            )
         except Exception as error:  # the meta device skips some checks of the real kernels
             message = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"the model cannot run with it cut: {message}"
@@ -139,7 +164,7 @@ def _numbers(model: nn.Module, args: tuple[Any, ...], graph: ChannelGraph) -> li
 
     # a model that is random, or does not run on the CPU in fp32, is only tried for its shapes
     repeatable = run(graph, {}, ()) is None
-    return [run] if repeatable and tree_leaves(args) else []
+    return [run] if repeatable and tree_leaves((example.args, dict(example.kwargs))) else []
 
 
 def _noise(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from latency_model.errors import InputError
 from latency_model.network import Channels
 
-__all__ = ["Block", "ChannelGraph", "Frozen", "GatePoint", "GraphSite", "Group", "Member"]
+__all__ = ["Block", "ChannelGraph", "Frozen", "GatePoint", "GraphSite", "Group", "Member", "SizeAttribute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,19 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeAttribute:
+    """A number that the code of ``module`` keeps: it must count ``channels`` after a cut.
+
+    ``position`` is the place in a tuple or list, -1 for a plain number.
+    """
+
+    module: str
+    name: str
+    position: int
+    channels: Channels
+
+
+@dataclass(frozen=True, slots=True)
 class Frozen:
     """Something that stays whole, and the reason."""
 
@@ -94,7 +107,8 @@ class ChannelGraph:
 
     ``groups`` are in the order of their first writer in the forward pass. ``frozen`` says what cannot be
     pruned and why; ``notes`` says why a residual branch is not offered as a block. ``normalised`` names the
-    groups that a layer or group norm averages over: there, removing a channel is not the same as masking it.
+    groups that a norm, or a standardised weight, averages over: there, removing a channel is not the same as
+    masking it. ``attributes`` are numbers in the model's Python code that ``remove`` sets.
     ``fingerprint`` identifies the structure: plans made on another one are refused.
     """
 
@@ -106,6 +120,7 @@ class ChannelGraph:
     fingerprint: str
     notes: tuple[Frozen, ...] = ()
     normalised: tuple[str, ...] = ()
+    attributes: tuple[SizeAttribute, ...] = ()
     _blocks: Mapping[str, Block] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

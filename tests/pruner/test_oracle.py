@@ -7,6 +7,7 @@ from torch import nn
 import pruner.oracle
 from pruner.graph import trace
 from pruner.oracle import check
+from pruner.plan import Plan
 from pruner.surgery import remove
 
 X = torch.randn(2, 3, 8, 8)
@@ -75,3 +76,38 @@ def test_the_model_is_not_changed(net):
     check(model, graph, {"0": [1]}, ["2"], inputs=X)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not model[2].norm._forward_hooks
+
+
+def test_sees_a_wrong_branch_behind_a_scale_that_starts_near_zero(monkeypatch):
+    class Scaled(Residual):
+        def __init__(self):
+            super().__init__()
+            self.gamma = nn.Parameter(torch.full((6, 1, 1), 1e-6))
+
+        def forward(self, x):
+            return x + self.gamma * self.conv2(self.conv1(x).relu())
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), Scaled(), nn.Conv2d(6, 4, 1))
+    graph = trace(model, X)
+    assert check(model, graph, {"1.conv1": [0, 2]}, inputs=X).ok
+
+    def wrong(model, graph, keep, *, blocks=()):
+        return remove(model, graph, {**keep, "1.conv1": [1, 3]}, blocks=blocks)
+
+    monkeypatch.setattr(pruner.oracle, "remove", wrong)
+    assert not check(model, graph, {"1.conv1": [0, 2]}, inputs=X).ok
+
+
+def test_takes_a_whole_plan(net, monkeypatch):
+    model, graph = net
+    plan = Plan(graph.fingerprint, {"0": (1, 2)}, blocks=("2",))
+    assert check(model, graph, plan, inputs=X).ok
+    seen = []
+
+    def noted(model, graph, keep, *, blocks=()):
+        seen.append((keep["0"], tuple(blocks)))
+        return remove(model, graph, keep, blocks=blocks)
+
+    monkeypatch.setattr(pruner.oracle, "remove", noted)
+    check(model, graph, plan, inputs=X)
+    assert seen == [((0, 3, 4, 5), ("2",))]

@@ -7,14 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from latency_model.errors import ModelError
 from latency_model.network import Channels
 from pruner.graph import trace
 from pruner.oracle import check
+from pruner.surgery import remove
 
 
 def conv(i, o, k=3, **options):
@@ -388,27 +387,47 @@ def test_sizes_written_as_numbers_are_found_by_the_trial(hard):
     assert "b.0" in trace(model, x, trial=False).groups
 
 
-def test_a_computed_weight_stays_whole_but_its_site_is_listed():
-    model = nn.Sequential(
-        conv(3, 8), nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), nn.Conv2d(8, 2, 1)
-    )
+class Centred(nn.Conv2d):
+    """A layer whose weight is computed over all its channels at once."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_a_weight_that_mixes_its_channels_stays_whole_but_its_site_is_listed():
+    model = nn.Sequential(conv(3, 8), Centred(8, 8, 3), nn.Conv2d(8, 2, 1))
     graph = trace(model, torch.randn(2, 3, 8, 8))
     assert not graph.groups
     assert graph.axes()["1"] == (Channels(8), Channels(8))
-    assert any(entry.what == "1" and "computed weight" in entry.why for entry in graph.frozen)
+    assert any("reduced over its channels at test_trace.py" in entry.why for entry in graph.frozen)
 
 
-def test_a_head_that_only_training_runs_is_reported():
-    class Auxiliary(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.head, self.aux = conv(3, 8), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+class Auxiliary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head, self.aux = conv(3, 8), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
 
-        def forward(self, x):
+    def forward(self, x, targets=None):
+        x = self.stem(x)
+        return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+
+def test_a_head_that_only_training_runs_is_cut_with_the_trunk():
+    model, x = Auxiliary(), torch.randn(2, 3, 8, 8)
+    graph = trace(model, x)
+    cut = remove(model, graph, {"stem.0": [1, 5, 6]}).train()
+    assert cut.aux.weight.shape == (2, 3, 1, 1)
+    assert all(part.shape == (2, 2, 8, 8) for part in cut(x))
+    assert check(model, graph, {"stem.0": [1, 5, 6]}, inputs=x).ok
+
+
+def test_a_head_that_cannot_be_captured_is_reported():
+    class Losses(Auxiliary):
+        def forward(self, x, targets=None):
             x = self.stem(x)
-            return (self.head(x), self.aux(x)) if self.training else self.head(x)
+            return self.aux(x)[targets["labels"]] if self.training else self.head(x)
 
-    graph = trace(Auxiliary(), torch.randn(2, 3, 8, 8))
+    graph = trace(Losses(), torch.randn(2, 3, 8, 8))
     assert {entry.what: entry.why for entry in graph.frozen}["aux"].startswith("not run in eval mode")
 
 
@@ -427,80 +446,3 @@ def test_an_untraceable_model_names_the_line():
     line = Branches.forward.__code__.co_firstlineno + 2
     with pytest.raises(ModelError, match=rf"Branches at .*test_trace.py:{line}"):
         trace(Branches(), torch.randn(2, 3, 8, 8))
-
-
-class RandomNet(nn.Module):
-    """A random graph of convolutions, additions, concatenations, chunks and shuffles."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps, self.layers = steps, nn.ModuleList()
-        widths = [8]
-        self.stem = conv(3, 8)
-        for kind, first, second in steps:
-            a, b = widths[first % len(widths)], widths[second % len(widths)]
-            layer: nn.Module = nn.Identity()
-            if kind == "conv":
-                layer, width = conv(a, 4 + 2 * (second % 3)), 4 + 2 * (second % 3)
-            elif kind == "depthwise":
-                layer, width = conv(a, a, groups=a), a
-            elif kind == "grouped":
-                layer, width = conv(a, 8, groups=2), 8
-            elif kind == "add":
-                layer, width = conv(b, a, 1), a
-            elif kind == "cat":
-                width = a + b
-            elif kind == "chunk":
-                width = a // 2
-            else:
-                width = a
-            self.layers.append(layer)
-            widths.append(width if width % 2 == 0 and width <= 24 else 8)
-            if widths[-1] != width:
-                self.layers[-1] = (
-                    nn.Sequential(layer, conv(width, 8, 1)) if kind != "cat" else conv(width, 8, 1)
-                )
-        self.head = nn.Conv2d(sum(widths), 3, 1)
-
-    def forward(self, x):
-        values = [self.stem(x)]
-        for (kind, first, second), layer in zip(self.steps, self.layers, strict=True):
-            a, b = values[first % len(values)], values[second % len(values)]
-            if kind == "add":
-                y = (
-                    a + layer[0](b)
-                    if len(layer) == 2 and isinstance(layer[0], nn.Sequential)
-                    else a + layer(b)
-                )
-                y = layer[1](y) if len(layer) == 2 and isinstance(layer[0], nn.Sequential) else y
-            elif kind == "cat":
-                y = layer(torch.cat([a, b], 1))
-            elif kind == "chunk":
-                left, right = a.chunk(2, 1)
-                y = layer(left * right)
-            elif kind == "shuffle":
-                y = layer(a.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2))
-            else:
-                y = layer(a)
-            values.append(F.relu(y))
-        return self.head(torch.cat(values, 1))
-
-
-steps = st.lists(
-    st.tuples(
-        st.sampled_from(["conv", "depthwise", "grouped", "add", "cat", "chunk", "shuffle"]),
-        st.integers(0, 9),
-        st.integers(0, 9),
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(steps, st.integers(0, 1000))
-def test_random_graphs(steps, seed):
-    torch.manual_seed(seed)
-    model, x = RandomNet(steps), torch.randn(2, 3, 6, 6)
-    graph = trace(model, x, trial=False)
-    assert check(model, graph, draw(graph, seed), inputs=x, seed=seed).ok
