@@ -57,9 +57,9 @@ class Gating(Callback):
     def scalars(self) -> Mapping[str, float]:
         """Lambda and the expected ratio of each cost, and how many channels of each group are open."""
         found = {f"open/{name}": float(self.gates.mask_of(name).sum()) for name in self.gates.groups}
-        for dual in self.duals:
-            found[f"gator/lambda_{dual.cost.metric}"] = dual.weight
-            found[f"gator/expected_ratio_{dual.cost.metric}"] = dual.ratio
+        for number, dual in enumerate(self.duals):
+            of = f"_{dual.cost.metric}" if number else ""
+            found |= {f"gator/lambda{of}": dual.weight, f"gator/expected_ratio{of}": dual.ratio}
         return found
 
     @property
