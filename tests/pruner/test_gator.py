@@ -78,7 +78,7 @@ def problem(splits, directory, *, epochs=2, seed=0):
 
 
 @pytest.mark.parametrize(("keep", "slope"), [(0.995, 0.01699), (0.99, 0.02772), (0.8, 0.1380), (0.5, 1 / 6)])
-def testmean_slope_is_the_closed_form(keep, slope):
+def test_mean_slope_is_the_closed_form(keep, slope):
     assert mean_slope(torch.tensor([keep])).item() == pytest.approx(slope, rel=1e-3)
 
 
@@ -109,11 +109,13 @@ def test_price_is_the_marginal_cost(splits, tmp_path):
 
 
 def test_reaches_the_budget_and_keeps_what_matters(splits, tmp_path):
-    values = Gator().values(problem(splits, tmp_path, epochs=8))
+    # A seed with which both groups lose channels: with others one of them can stay whole.
+    values = Gator().values(problem(splits, tmp_path, epochs=8, seed=3))
     assert values.notes["expected_ratio"] == pytest.approx(0.5, abs=0.12)
     assert any(count < len(values.channels[name]) for name, count in values.open_counts.items())
-    assert all((worth >= 0).all() for worth in values.channels.values())
-    assert any(worth.max() > 2 * worth.min() for worth in values.channels.values())
+    for worth in values.channels.values():
+        assert (worth >= 0).all()
+        assert worth.max() > 2 * worth.min()
 
 
 def test_same_seed_same_values_and_resume_is_exact(splits, tmp_path):
