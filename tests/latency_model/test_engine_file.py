@@ -138,3 +138,11 @@ def test_an_engine_needs_its_file_and_a_table_of_tensorrt(files, table):
             "--engine",
             engine,
         )
+
+
+def test_what_the_engine_does_not_say_is_among_the_flags(files, table, tmp_path):
+    mystery = dataclasses.replace(files[1][0], name="mystery", operators=("nowhere",))
+    (tmp_path / "engine.json").write_text(json.dumps({KEY: layers_to_json((*files[1], mystery))}))
+    words = ("estimate", files[0] / "net.onnx", "--table", files[0] / "table.parquet", "--json")
+    found = json.loads(call(*words, "--engine", tmp_path / "engine.json"))
+    assert any("mystery" in flag for flag in found["flags"])

@@ -241,3 +241,14 @@ def test_two_budgets_are_both_met(splits, tmp_path):
     assert found.notes["expected_ratio_params"] == pytest.approx(0.3, abs=0.1)
     assert found.notes["expected_ratio"] < alone.notes["expected_ratio"] + 0.05
     assert found.notes["lambda_params"] > found.notes["lambda"]
+
+
+def test_a_channel_costs_the_mean_of_the_budgets_prices_by_their_weights(splits, tmp_path):
+    task = problem(splits, tmp_path)
+    params = params_cost(network(task.graph))
+    gating = Gating(dataclasses.replace(task, others=((params, 0.3),)), GatorConfig(stages=(1.0,)))
+    gating.before_step(Step(0, 1, 0, 9, 0.1))
+    keep = gating.gates.keep()
+    first, second = (TablePrice(cost)(keep, 0.0)[1] for cost in (task.cost, params))
+    for name, price in gating.prices.items():
+        assert price == pytest.approx((first[name] + second[name]) / 2)

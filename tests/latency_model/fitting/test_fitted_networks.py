@@ -61,3 +61,17 @@ def test_explain_says_where_the_number_is_from(fitted, estimate):
     assert part["row"] is None
     with pytest.raises(InputError, match="no part 'nothing'"):
         call("explain", "digits_resnet", "--model", fitted[0], "--site", "nothing")
+
+
+def test_the_interval_of_a_measured_family_is_asked_for_by_its_name(fitted, estimate):
+    words = ("estimate", "digits_resnet", "--model", fitted[0], "--batch", 2)
+    found = data(*words, "--family", "vgg")
+    assert (estimate["family"], found["family"]) == (None, "vgg")
+    assert found["latency_us"] == estimate["latency_us"]
+    known = LatencyModel.load(fitted[0]).prices.families.known
+    low, high = known.interval(found["latency_us"], "vgg", 0.9)
+    assert found["low_us"] == pytest.approx(min(low, found["latency_us"]))
+    assert found["high_us"] == pytest.approx(max(high, found["latency_us"]))
+    assert found["high_us"] - found["low_us"] != pytest.approx(estimate["high_us"] - estimate["low_us"])
+    with pytest.raises(InputError, match="only of resnet-basic, vgg"):
+        call(*words, "--family", "alexnet")
