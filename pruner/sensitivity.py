@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruner.gates import Gates
 from pruner.graph import ChannelGraph
 from pruner.methods.base import Values
+from pruner.training.memory import kept_memory
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -77,7 +78,7 @@ def measure_losses(
     task = progress.add_task("weighing groups", total=len(todo), note="") if progress else None
     found: dict[str, dict[int, float]] = {}
     closed: dict[tuple[str, ...], float] = {}
-    with _batch_statistics(model), torch.inference_mode():
+    with kept_memory(), _batch_statistics(model), torch.inference_mode():
         gates.attach(model)
         try:
             for name, count in todo:

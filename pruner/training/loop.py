@@ -16,6 +16,7 @@ from pruner.data.split import Splits
 from pruner.training.callback import Callback, Step
 from pruner.training.evaluate import kept_modes
 from pruner.training.history import EpochRecord, History
+from pruner.training.memory import kept_memory
 from pruner.training.processes import ALONE, Processes
 from pruner.training.run import Run
 from pruner.training.settings import Settings
@@ -139,6 +140,7 @@ def fit(
     cuda = [run.device] if run.device.type == "cuda" else []
     kept = nullcontext() if teacher is None else kept_modes(teacher)
     with ExitStack() as stack:
+        stack.enter_context(kept_memory())
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(kept)
         stack.enter_context(processes.synchronised(model))
