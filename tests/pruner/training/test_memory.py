@@ -11,8 +11,9 @@ import torch
 from pruner.training import memory
 from pruner.training.memory import kept_memory
 
+# glibc's thresholds move by themselves: fixed, so that what is not kept is surely handed back.
 SCRIPT = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from contextlib import nullcontext
 from pruner.training.memory import kept_memory
@@ -20,6 +21,8 @@ from pruner.training.memory import kept_memory
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
+for parameter in (-1, -3):
+    ctypes.CDLL(None).mallopt(parameter, 1 << 17)
 with kept_memory() if sys.argv[1] == "kept" else nullcontext():
     for step in range(12):
         if step == 2:
@@ -38,11 +41,10 @@ def faults(how: str) -> int:
 @pytest.mark.skipif(memory._glibc() is None, reason="the C library is not glibc")
 def test_memory_that_was_freed_is_not_faulted_in_again() -> None:
     plain, kept = faults("plain"), faults("kept")
-    page = resource.getpagesize()
-    assert plain * page > 10 * 12 * (8 << 20) / 2, (
-        "the allocator keeps memory by itself: the module is not needed"
+    assert plain * resource.getpagesize() >= 10 * 12 * (8 << 20), (
+        "what is to be compared with keeps memory too"
     )
-    assert kept * page < 8 << 20
+    assert kept < 0.1 * plain
 
 
 @pytest.mark.skipif(memory._glibc() is None, reason="the C library is not glibc")
