@@ -1,0 +1,1 @@
+"""The service's database: environments, rows, runs, jobs and tokens, in SQLite or PostgreSQL."""
