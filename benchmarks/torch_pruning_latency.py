@@ -50,6 +50,7 @@ sys.path.insert(0, str(HERE.parent))
 from benchmarks.torch_pruning_method import (  # noqa: E402
     Config,
     GlobalTorchPruning,
+    Pruned,
     TorchPruning,
     torch_pruning,
 )
@@ -71,6 +72,8 @@ VARIANTS = {
     "tp local round_to=8": (False, 8),
     "tp global round_to=8": (True, 8),
 }
+# What Torch-Pruning made of one model, by variant and budget.
+Theirs = dict[tuple[str, float], Pruned]
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,12 @@ def main() -> None:
         table = profiled(model, options.work)
         weights = None if options.weights is None else options.weights / f"{model}_cifar10.safetensors"
         weights = weights if weights is not None and weights.is_file() else None
-        for budget in options.budgets:
+        theirs: Theirs = {}
+        budgets = sorted(options.budgets, reverse=True)
+        for budget in budgets:
             had = {pruner for m, b, pruner in done if (m, b) == (model, budget)}
             making = agreements if options.agreement else latencies
-            for line in making(model, weights, table, budget, had):
+            for line in making(model, weights, table, budget, budgets, theirs, had):
                 line |= {
                     "weights": "trained" if weights else "random",
                     "commit": commit(),
@@ -116,7 +121,13 @@ def main() -> None:
 
 
 def latencies(
-    model: str, weights: Path | None, table: Path, budget: float, had: set[object]
+    model: str,
+    weights: Path | None,
+    table: Path,
+    budget: float,
+    budgets: list[float],
+    theirs: Theirs,
+    had: set[object],
 ) -> Iterator[dict[str, object]]:
     """Yield a line for each pruner that ``had`` lacks."""
     setting = prepare(model, weights=weights, table=table, budget=f"flops={budget}x")
@@ -151,11 +162,13 @@ def latencies(
             }
 
         local = None
-        for pruner, (everywhere, round_to) in VARIANTS.items():
+        for pruner in VARIANTS:
             if pruner in had:
                 continue
             begin = time.monotonic()
-            found = by_torch_pruning(setting, everywhere=everywhere, round_to=round_to)
+            theirs_now = by_torch_pruning(setting, pruner, budgets, theirs, budget)
+            counts = {name: len(channels) for name, channels in theirs_now.keep(setting.graph).items()}
+            found = Result(theirs_now.module, counts, setting.budgets)
             made = line(pruner, found, time.monotonic() - begin)
             if pruner == "tp local":
                 local = min(float(str(made["measured"])), float(str(made["again"])))
@@ -188,18 +201,22 @@ def timed(backend: Backend, setting: Setting, small: nn.Module, rounds: int) -> 
     )
 
 
-def by_torch_pruning(setting: Setting, *, everywhere: bool, round_to: int | None) -> Result:
-    """Prune by Torch-Pruning to the MACs of the setting's budget."""
-    found = torch_pruning(
-        setting.module,
-        setting.graph,
-        setting.cost,
-        setting.ratio,
-        everywhere=everywhere,
-        config=Config(round_to),
-    )
-    counts = {name: len(channels) for name, channels in found.keep(setting.graph).items()}
-    return Result(found.module, counts, setting.budgets)
+def by_torch_pruning(
+    setting: Setting, variant: str, budgets: list[float], theirs: Theirs, budget: float
+) -> Pruned:
+    """Return what Torch-Pruning makes of ``budget``; one run gives the networks of all budgets."""
+    if (variant, budget) not in theirs:
+        everywhere, round_to = VARIANTS[variant]
+        found = torch_pruning(
+            setting.module,
+            setting.graph,
+            setting.cost,
+            budgets,
+            everywhere=everywhere,
+            config=Config(round_to),
+        )
+        theirs |= {(variant, asked): pruned for asked, pruned in zip(budgets, found, strict=True)}
+    return theirs[variant, budget]
 
 
 def by_gharial(setting: Setting, backend: Backend, text: str, rounds: int) -> Result:
@@ -233,7 +250,13 @@ def values_of(method: Method, setting: Setting) -> Values:
 
 
 def agreements(
-    model: str, weights: Path | None, table: Path, budget: float, had: set[object]
+    model: str,
+    weights: Path | None,
+    table: Path,
+    budget: float,
+    budgets: list[float],
+    theirs: Theirs,
+    had: set[object],
 ) -> Iterator[dict[str, object]]:
     """Yield, for each variant that ``had`` lacks, how near the method's network is to Torch-Pruning's own."""
     setting = prepare(model, weights=weights, table=table, budget=f"flops={budget}x")
@@ -241,12 +264,10 @@ def agreements(
         if pruner in had:
             continue
         cost, config = setting.cost, Config(round_to)
-        theirs = torch_pruning(
-            setting.module, setting.graph, cost, setting.ratio, everywhere=everywhere, config=config
-        )
-        keep = theirs.keep(setting.graph)
+        pruned = by_torch_pruning(setting, pruner, budgets, theirs, budget)
+        keep = pruned.keep(setting.graph)
         ours = remove(setting.module, setting.graph, keep).state_dict()
-        other = theirs.module.state_dict()
+        other = pruned.module.state_dict()
         values = values_of((GlobalTorchPruning if everywhere else TorchPruning)(config), setting)
         found = allocate_within(
             setting, setting.budget.target(cost.full), values.channels, shares=values.shares

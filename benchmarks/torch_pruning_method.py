@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,20 +63,20 @@ def torch_pruning(
     model: nn.Module,
     graph: ChannelGraph,
     cost: Cost,
-    ratio: float,
+    ratios: Sequence[float],
     *,
     everywhere: bool = False,
     config: Config | None = None,
-) -> Pruned:
-    """Return a copy of ``model`` pruned until ``cost`` is at most ``ratio`` of its full value, or no step is left.
+) -> list[Pruned]:
+    """Return copies of ``model`` pruned until ``cost`` is at most each of ``ratios`` of its full value.
 
-    ``everywhere`` ranks all channels together (``global_pruning``), else each layer loses the same share.
+    ``ratios`` descend: one run passes all of them. ``everywhere`` ranks all channels together (``global_pruning``),
+    else each layer loses the same share. Where no step is left, what is reached is returned.
     """
     import torch_pruning as tp
 
     config = config or Config()
     image = next(site.shape for site in cost.network.sites if not site.inputs.terms)
-    limit = ratio * cost.full
     module = copy.deepcopy(model)
     ignored = [m for m in module.modules() if isinstance(m, nn.Linear)][-1:]  # the classifier
     with warnings.catch_warnings():
@@ -94,23 +94,35 @@ def torch_pruning(
     writers = _writers(module, graph)
     alive = {name: list(range(group.size)) for name, group in graph.groups.items()}
     removed: dict[str, list[tuple[int, int]]] = {name: [] for name in graph.groups}
-    step = 0
-    while cost.value({name: len(left) for name, left in alive.items()}) > limit and step < config.steps:
-        step += 1
-        for group in pruner.step(interactive=True):
-            for name, places, _ in _ours(pruner, group, writers):
-                removed[name] += [(alive[name][at], step) for at in places]
-                gone = set(places)
-                alive[name] = [channel for at, channel in enumerate(alive[name]) if at not in gone]
-            group.prune()
-    importance: dict[str, dict[int, float]] = {name: {} for name in graph.groups}
+    step, full, found = 0, cost.full, []
+    for ratio in ratios:
+        while cost.value({n: len(left) for n, left in alive.items()}) > ratio * full and step < config.steps:
+            step += 1
+            for group in pruner.step(interactive=True):
+                for name, places, _ in _ours(pruner, group, writers):
+                    removed[name] += [(alive[name][at], step) for at in places]
+                    gone = set(places)
+                    alive[name] = [channel for at, channel in enumerate(alive[name]) if at not in gone]
+                group.prune()
+        importance = _importance(pruner, writers, alive)
+        gone_now = {name: list(pairs) for name, pairs in removed.items()}
+        found.append(Pruned(copy.deepcopy(module).eval(), gone_now, importance, step))
+    return found
+
+
+def _importance(
+    pruner: Any, writers: Mapping[nn.Module, str], alive: Mapping[str, list[int]]
+) -> dict[str, dict[int, float]]:
+    """Return what Torch-Pruning thinks of the channels that are left, by group and channel of ours."""
+    importance: dict[str, dict[int, float]] = {name: {} for name in alive}
     for group in pruner.DG.get_all_groups(
         ignored_layers=pruner.ignored_layers, root_module_types=pruner.root_module_types
     ):
         found = pruner.estimate_importance(group)
         for name, places, roots in _ours(pruner, group, writers):
-            importance[name] = {alive[name][at]: float(found[r]) for at, r in zip(places, roots, strict=True)}
-    return Pruned(module.eval(), removed, importance, step)
+            pairs = zip(places, roots, strict=True)
+            importance[name] = {alive[name][at]: float(found[root]) for at, root in pairs}
+    return importance
 
 
 def _writers(module: nn.Module, graph: ChannelGraph) -> dict[nn.Module, str]:
@@ -147,8 +159,13 @@ class TorchPruning:
     def values(self, problem: Problem) -> Values:
         """Return the order in which channels went as their values, and what was left of each group as its share."""
         graph = problem.graph
-        found = torch_pruning(
-            problem.model, graph, problem.cost, problem.ratio, everywhere=self.everywhere, config=self.config
+        (found,) = torch_pruning(
+            problem.model,
+            graph,
+            problem.cost,
+            [problem.ratio],
+            everywhere=self.everywhere,
+            config=self.config,
         )
         keep = found.keep(graph)
         channels = {}
