@@ -21,6 +21,8 @@ else random ones of seed 0: then a global ranking says nothing of what a trained
 
 Each network is exported the same way and timed by fresh sessions in turns with the original, twice (``measured``,
 ``again``). ``predicted`` is the table's prediction for padding to efficient counts, which Torch-Pruning does not do.
+``of_8`` is the share of groups whose count is a multiple of 8. ``seconds`` are those to the network, its timing in
+``decide`` included; one run of Torch-Pruning gives the networks of all budgets, so only its first has them.
 Writes torch_pruning_latency.csv beside this file as it goes, and passes over lines that it has.
 
     … --agreement
