@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,11 +100,25 @@ class Setting:
         """Multiply-accumulates of the convolutions for one image."""
         return macs_cost(self.latency.network).full / self.batch
 
+    @cached_property
+    def stairs(self) -> Cost | None:
+        """The cost whose efficient counts are chosen from where the budgets do not bound it: the latency.
+
+        None where a budget bounds the latency, and where one cannot be reached with such counts alone.
+        """
+        bounds = [(self.cost, self.ratio * self.cost.full), *self.other_limits]
+        if any(cost.metric == self.latency.metric for cost, _ in bounds):
+            return None
+        for cost, limit in bounds:
+            if minimum([cost], self.blocks, floors=self.floors, stairs=self.latency) > limit:
+                return None
+        return self.latency
+
     @property
     def choices(self) -> dict[str, tuple[int, ...]]:
         """The channel counts that the allocator considers, per group."""
         costs = [self.cost, *(cost for cost, _ in self.other_limits)]
-        return choices(costs, self.blocks, floors=self.floors)
+        return choices(costs, self.blocks, floors=self.floors, stairs=self.stairs)
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
