@@ -110,7 +110,7 @@ def test_sampling_rate_and_straight_through_gradient(net, keep):
     """The specification's closed form of the mean slope: 0.01699 at 0.995, 0.1050 at 0.9, 1/6 at 0.5."""
     gates = Gates(trace(net, torch.zeros(2, 3, 8, 8)), initial_keep=keep).train()
     torch.manual_seed(0)
-    gates._draw(40_000, torch.device("cpu"))
+    gates._draw(40_000)
     sample = gates.last["conv1"]
     assert set(sample.detach().unique().tolist()) <= {0.0, 1.0}
     assert sample.mean().item() == pytest.approx(keep, abs=0.01)
