@@ -189,7 +189,7 @@ def test_a_norm_in_evaluation_mode_works_as_ever() -> None:
 def test_one_process_needs_no_fabric(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert open_processes.__wrapped__() is ALONE
+    assert open_processes() is ALONE
     assert first_process()
     assert world_size() == 1
 
@@ -200,7 +200,7 @@ def test_several_processes_without_fabric_say_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     assert not first_process()
     with pytest.raises(DependencyError, match="pip install lightning-fabric"):
-        open_processes.__wrapped__()
+        open_processes()
 
 
 def test_more_processes_than_images_are_refused() -> None:
