@@ -25,7 +25,7 @@ from profiler.plan import plan
 from pruner.data import load_data
 from pruner.data.split import MemorySource, Split
 from pruner.training import fit
-from pruner.training.fabric import open_processes
+from pruner.training.fabric import FabricProcesses, open_processes
 from pruner.training.processes import ALONE, Processes, first_process, world_size
 from pruner.training.state import load_state, load_tensors
 from pruner.training.sync_norm import synchronised_norms
@@ -230,6 +230,18 @@ def test_several_processes_without_fabric_say_what_to_install(monkeypatch: pytes
     assert not first_process()
     with pytest.raises(DependencyError, match="pip install lightning-fabric"):
         open_processes()
+
+
+def test_one_gpu_cannot_be_that_of_all_processes() -> None:
+    class Fabric:
+        device = torch.device("cuda", 1)
+
+    second = FabricProcesses(1, 2, Fabric())
+    assert second.place("cuda") == second.place(torch.device("cuda", 1)) == Fabric.device
+    with pytest.raises(InputError, match=r"cannot all train on cuda:0: .* give --device cuda,"):
+        second.place("cuda:0")
+    with pytest.raises(InputError, match="these processes train on cuda, not on cpu"):
+        second.place("cpu")
 
 
 def test_more_processes_than_images_are_refused() -> None:
