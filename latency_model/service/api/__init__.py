@@ -1,0 +1,1 @@
+"""The service over HTTP: one router a file, put together in ``app``."""
