@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from latency_model.table_columns import in_order
 if TYPE_CHECKING:
     from latency_model.model import LatencyModel
 
-__all__ = ["Lookups", "build_lookups", "load_lookups", "model_of", "table_file"]
+__all__ = ["Lookups", "build_lookups", "describe", "load_lookups", "model_of", "table_file"]
 
 _LOOKUP, _OPS, _TABLE, _MODEL = ".lookup", ".ops.json", ".parquet", ".model"
 Latency = tuple[float, float, float]
@@ -43,6 +44,11 @@ class Lookups:
     info: EnvironmentInfo
     convs: LookupTable
     ops: Mapping[str, Latency]
+
+    @cached_property
+    def columns(self) -> ConvColumns:
+        """The convolutions as arrays, in the order of the file."""
+        return self.convs.columns
 
 
 def _stem(info: EnvironmentInfo) -> str:

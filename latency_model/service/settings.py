@@ -51,6 +51,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(64 << 20, ge=1)
     max_onnx_bytes: int = Field(1 << 30, ge=1)
+    max_table_bytes: int = Field(512 << 20, ge=1)
     max_skeleton_bytes: int = Field(32 << 20, ge=1)
     """What an ONNX model may have beside its weights, which are skipped as they arrive."""
     max_onnx_depth: int = Field(48, ge=8, le=90)
