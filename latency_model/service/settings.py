@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -87,6 +88,11 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     log_lookups: bool = False
     """Write a line for every single lookup that succeeds; they are counted in any case."""
+
+    @property
+    def shown_database(self) -> str:
+        """The URL of the database without its password."""
+        return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", self.database_url)
 
     @property
     def reads_need(self) -> str | None:
