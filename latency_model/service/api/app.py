@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
@@ -122,6 +123,7 @@ async def _warm(service: Service) -> None:
     await asyncio.sleep(1.0)
     try:
         await service.estimates.harvesters.start()
+        await run_in_threadpool(import_module, "latency_model.model")
     except OSError:
         _log.exception("could not start a process that reads ONNX models")
 
