@@ -63,7 +63,7 @@ class Problem(InputError):
         message: str,
         *,
         status: int | None = None,
-        type: str | None = None,  # noqa: A002
+        type: str | None = None,
         headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
@@ -135,7 +135,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def problem_body(type: str, message: str, request_id: str, extra: Mapping[str, Any] | None = None) -> bytes:  # noqa: A002
+def problem_body(type: str, message: str, request_id: str, extra: Mapping[str, Any] | None = None) -> bytes:
     """Return the JSON of a problem."""
     error = {"type": type, "message": message, "request_id": request_id, **(extra or {})}
     return json.dumps({"error": error}, separators=(",", ":"), default=str).encode()

@@ -143,16 +143,22 @@ def external(place):
         nodes = [constant, *nodes]
     else:
         tensors = [numpy_helper.from_array(torch.zeros(4, 3, 3, 3).numpy(), "w")]
-        branch = helper.make_graph([constant], "b", [], [helper.make_tensor_value_info("v", TensorProto.FLOAT, None)])
+        branch = helper.make_graph(
+            [constant], "b", [], [helper.make_tensor_value_info("v", TensorProto.FLOAT, None)]
+        )
         nodes = [helper.make_node("If", ["c"], ["v"], then_branch=branch, else_branch=branch), *nodes]
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    return helper.make_model(helper.make_graph(nodes, "g", [image], [out], initializer=tensors)).SerializeToString()
+    return helper.make_model(
+        helper.make_graph(nodes, "g", [image], [out], initializer=tensors)
+    ).SerializeToString()
 
 
 @pytest.mark.parametrize("place", ["initializer", "constant", "branch"])
 def test_tensors_in_other_files_are_refused(client, table, place):
-    answer = client.post("/v1/estimate", params={"environment": table.environment.key}, content=external(place))
+    answer = client.post(
+        "/v1/estimate", params={"environment": table.environment.key}, content=external(place)
+    )
     assert answer.status_code == 400
     assert "lies in a file beside" in answer.json()["error"]["message"]
     assert "passwd" not in answer.text

@@ -65,7 +65,12 @@ def test_damaged_models_are_refused_or_answered(new_client, table, real):
     assert client.get("/healthz").status_code == 200
 
 
-CHECKS = ("not_a_server_error", "response_schema_conformance", "status_code_conformance", "content_type_conformance")
+CHECKS = (
+    "not_a_server_error",
+    "response_schema_conformance",
+    "status_code_conformance",
+    "content_type_conformance",
+)
 
 
 @schemathesis.serializer(ARROW, PARQUET)

@@ -71,25 +71,32 @@ def test_too_many_requests_are_told_when_to_come_back(new_client):
 
 def test_a_body_that_says_it_is_too_large_is_refused_unread(new_server):
     server = new_server(max_body_bytes=1000)
-    head = b"POST /v1/lookup HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10000000000\r\n\r\n"
+    head = b"POST /v1/lookup HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n"
     found = exchange(server.port, head)
     assert found.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in found
     assert b'"too-large"' in found
 
 
-@pytest.mark.parametrize("path", [b"/v1/lookup", b"/v1/estimate?environment=KEY", b"/v1/lookup/arrow?environment=KEY"])
+@pytest.mark.parametrize(
+    "path", [b"/v1/lookup", b"/v1/estimate?environment=KEY", b"/v1/lookup/arrow?environment=KEY"]
+)
 def test_a_body_without_a_length_is_limited_too(new_server, table, path):
     server = new_server(max_body_bytes=1000, max_onnx_bytes=1000)
     path = path.replace(b"KEY", table.environment.key.encode())
-    found = exchange(server.port, *chunked(path, [600, 600, 600], b"Content-Type: application/json\r\nConnection: close\r\n"))
+    found = exchange(
+        server.port,
+        *chunked(path, [600, 600, 600], b"Content-Type: application/json\r\nConnection: close\r\n"),
+    )
     assert found.startswith(b"HTTP/1.1 413 "), found[:300]
 
 
 def test_a_length_that_is_no_number_is_refused(new_server):
     server = new_server()
     for length in (b"-1", b"1e3", b"99999999999999999999999", b"abc"):
-        found = exchange(server.port, b"POST /v1/lookup HTTP/1.1\r\nHost: x\r\nContent-Length: " + length + b"\r\n\r\n")
+        found = exchange(
+            server.port, b"POST /v1/lookup HTTP/1.1\r\nHost: x\r\nContent-Length: " + length + b"\r\n\r\n"
+        )
         assert found.split(b" ")[1] in (b"400", b"413"), (length, found)
 
 
@@ -115,7 +122,9 @@ def test_blank_lines_do_not_keep_a_connection(new_server):
 
 def test_endless_headers_are_cut_off(new_server):
     server = new_server(max_header_bytes=4096)
-    found = exchange(server.port, b"GET /healthz HTTP/1.1\r\n", *[b"X-A: " + b"b" * 1000 + b"\r\n"] * 50, pause=0.01)
+    found = exchange(
+        server.port, b"GET /healthz HTTP/1.1\r\n", *[b"X-A: " + b"b" * 1000 + b"\r\n"] * 50, pause=0.01
+    )
     assert found.startswith(b"HTTP/1.1 431 ") or found == b""
     whole = b"GET /healthz HTTP/1.1\r\nX-A: " + b"b" * 8000 + b"\r\n\r\n"
     assert exchange(server.port, whole).startswith(b"HTTP/1.1 431 ")
@@ -124,9 +133,9 @@ def test_endless_headers_are_cut_off(new_server):
 
 def test_a_long_url_is_refused(new_server):
     server = new_server(max_header_bytes=4096)
-    assert exchange(server.port, b"GET /v1/lookup?config=" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n").startswith(
-        b"HTTP/1.1 431 "
-    )
+    assert exchange(
+        server.port, b"GET /v1/lookup?config=" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+    ).startswith(b"HTTP/1.1 431 ")
 
 
 def test_who_sends_a_body_slowly_is_cut_off(new_server, table):
@@ -158,7 +167,10 @@ def test_more_connections_than_allowed_are_told(new_server):
     server = new_server(max_connections=5)
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(6)]
     time.sleep(0.2)
-    assert exchange(server.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").split(b" ")[1] == b"503"
+    assert (
+        exchange(server.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").split(b" ")[1]
+        == b"503"
+    )
     for sock in idle:
         sock.close()
     time.sleep(0.2)
@@ -173,7 +185,9 @@ def test_pipelined_requests_are_answered_in_order(new_server, table):
         " HTTP/1.1\r\nHost: x\r\n\r\n"
         for text in (t.replace("+", "%2B") for t in texts)
     ]
-    found = exchange(server.port, "".join(asks).encode(), b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    found = exchange(
+        server.port, "".join(asks).encode(), b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     places = [found.find(f'"config":"{text}"'.encode()) for text in texts]
     assert all(place > 0 for place in places)
     assert places == sorted(places)
@@ -181,7 +195,12 @@ def test_pipelined_requests_are_answered_in_order(new_server, table):
 
 def test_nonsense_is_no_request(new_server):
     server = new_server(header_timeout_s=1.0)
-    for data in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"\x00" * 5000, b"GET \xff\xfe HTTP/1.1\r\n\r\n"):
+    for data in (
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x00" * 5000,
+        b"GET \xff\xfe HTTP/1.1\r\n\r\n",
+    ):
         found = exchange(server.port, data)
         assert found == b"" or found.split(b" ")[1] in (b"400", b"404", b"408", b"431"), found
     assert server.client.get("/healthz").status_code == 200

@@ -28,7 +28,9 @@ def test_a_private_service_gives_nothing_without_a_token(new_client, table):
         if path in OPEN:
             continue
         for headers in ({}, {"Authorization": "Bearer ghl_wrong"}, {"Authorization": "Basic eDp5"}):
-            answer = client.request(method, path.replace("{key}", key), headers=headers, params={"environment": key})
+            answer = client.request(
+                method, path.replace("{key}", key), headers=headers, params={"environment": key}
+            )
             assert answer.status_code == 401, (method, path)
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert key not in answer.text and table.environment.device not in answer.text
@@ -94,7 +96,7 @@ def test_a_bad_token_is_told_even_where_none_is_needed(client):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"PAR1", b"PAR1" + bytes(500) + b"PAR1", b"\x89PNG" * 100, "kind,config\n".encode()]
+    "body", [b"", b"PAR1", b"PAR1" + bytes(500) + b"PAR1", b"\x89PNG" * 100, b"kind,config\n"]
 )
 def test_what_is_no_table_is_refused(new_client, body):
     client = new_client(token="rows:write")
