@@ -77,7 +77,7 @@ def crafted(data: bytes, draw: random.Random) -> bytes:
                 if attribute.ints:
                     attribute.ints[0] = draw.choice((0, -1, 2**31, 2**62))
         case 3:
-            node.output[0] = node.input[0]
+            node.output[0] = graph.node[0].input[0]
         case 4:
             del node.input[:]
         case 5:
@@ -155,6 +155,7 @@ def main() -> None:
         _, secret = create_token(database, "hostile", ["read"])
         database.close()
         good = {"Authorization": f"Bearer {secret}"}
+        host = f"Host: x\r\nAuthorization: Bearer {secret}\r\n"
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         key = client.get("/v1/environments", headers=good).json()[0]["key"]
 
@@ -202,13 +203,15 @@ def main() -> None:
             found = []
             for path in ("/v1/environments", f"/v1/environments/{key}", f"/v1/environments/{key}/rows",
                          f"/v1/environments/{key}/table", f"/v1/environments/{key}/fit", "/metrics",
-                         f"/v1/lookup?environment={key}&config=x", f"/v1/staircase?environment={key}&config=x"):  # fmt: skip
+                         f"/v1/lookup?environment={key}&config=x",
+                         f"/v1/staircase?environment={key}&config=x"):  # fmt: skip
                 answer = client.get(path, headers=headers)
                 assert key not in answer.text, path
                 found.append(answer.status_code)
             return min(found)
 
-        tokens = ["", "Bearer", "Bearer ", f"Bearer {secret}x", f"Bearer {secret[:-1]}", f"Basic {secret}", "Bearer " + "g" * 20_000,
+        tokens = ["", "Bearer", "Bearer ", f"Bearer {secret}x", f"Bearer {secret[:-1]}", f"Basic {secret}",
+                  "Bearer " + "g" * 20_000,
                   "Bearer \xff\xfe", f"bearer  {secret[4:]}", "Bearer ghl_' OR 1=1 --"]  # fmt: skip
         attack(
             "bad tokens, 8 paths each",
@@ -218,7 +221,7 @@ def main() -> None:
 
         def oversized(number: int) -> str:
             with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
-                head = f"POST /v1/lookup HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\n"
+                head = f"POST /v1/lookup HTTP/1.1\r\n{host}Content-Type: application/json\r\n"
                 try:
                     if number % 2:
                         sock.sendall((head + f"Content-Length: {10**12}\r\n\r\n").encode())
@@ -248,7 +251,7 @@ def main() -> None:
                             sock.sendall(b"X-A: b\r\n")
                             time.sleep(0.1)
                     else:
-                        sock.sendall(f"POST /v1/estimate?environment={key} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n"
+                        sock.sendall(f"POST /v1/estimate?environment={key} HTTP/1.1\r\n{host}"
                                      "Content-Length: 100000\r\n\r\n".encode())  # fmt: skip
                         for _ in range(400):
                             sock.sendall(b"x")

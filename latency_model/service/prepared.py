@@ -117,7 +117,7 @@ def table_file(database: Database, folder: Path, info: EnvironmentInfo) -> Path:
 
 
 def model_of(database: Database, folder: Path, info: EnvironmentInfo) -> LatencyModel:
-    """Return the model that ``gharial estimate --table`` fits on an environment's table, from its folder if it is there.
+    """Return the model that ``gharial estimate --table`` fits on a table, from its folder if it is there.
 
     Rows are in the order of ``LatencyTable.save``, so that every number is the one of the file.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 from collections.abc import Callable
 
 import uvicorn
@@ -77,6 +78,9 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda _: None
         sockets = [server.config.bind_socket()] if settings.port == 0 else None
         port = settings.port if sockets is None else sockets[0].getsockname()[1]
         started(f"http://{settings.host}:{port}")
+        # uvicorn ends by these signals and then raises them again, which would end the process half closed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         server.run(sockets)
         if not server.started:
             raise GharialError(f"the service could not start on {settings.host}:{port}; the log says why")

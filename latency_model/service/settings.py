@@ -70,10 +70,10 @@ class Settings(BaseSettings):
     """From the end of the headers to the beginning of the answer, a slow upload included."""
     send_timeout_s: float = Field(default=30.0, gt=0)
     """How long a client may take none of an answer that waits for it."""
-    harvest_timeout_s: float = Field(default=20.0, gt=0)
+    harvest_timeout_s: float = Field(default=10.0, gt=0)
     """For reading one ONNX model, in a process of its own."""
     harvest_memory_bytes: int = Field(default=4 << 30, ge=256 << 20)
-    harvest_workers: int = Field(default=1, ge=1, le=64)
+    harvest_workers: int = Field(default=2, ge=1, le=64)
     shutdown_s: int = Field(default=20, ge=0)
 
     rate_per_s: float = Field(default=10_000.0, ge=0)

@@ -52,7 +52,7 @@ _NAMES: Mapping[int, str] = {
 }
 
 
-class Problem(InputError):
+class Problem(InputError):  # noqa: N818 - what RFC 9457 calls it
     """A request that is refused; ``extra`` are more fields of the answer's ``error``."""
 
     status = 400
