@@ -67,8 +67,8 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda _: None
 
     ``started`` is told the address. Raises ``GharialError`` when the database or the address cannot be used.
     """
-    set_up_logs(level=settings.log_level, as_json=settings.log_json)
     database = open_database(settings.database_url)
+    set_up_logs(level=settings.log_level, as_json=settings.log_json)
     try:
         database.migrate()
         if settings.import_shipped:
