@@ -366,6 +366,17 @@ def main() -> None:
         errors += not (np.array_equal(result.latency_us, expected.latency_us) and result.found.all())
         note(f"lookups as Arrow, {count} a request", times, errors, sum(times), each=count)
 
+    began = time.perf_counter()
+    while (
+        post(given.port, f"/v1/estimate?environment={key}", skeleton_of([model]), "application/octet-stream")[
+            0
+        ]
+        == 503
+    ):
+        time.sleep(0.5)
+    took = time.perf_counter() - began
+    note("model of a million rows, fitted at the first estimate", [took], 0, took)
+
     skeleton = skeleton_of([model])
     harvested = json.dumps(network_to_json(network)).encode()
     for what, path, body, kind in (
