@@ -50,7 +50,10 @@ class Settings(BaseSettings):
     token_cache_s: float = Field(default=2.0, ge=0, le=60)
     """How long a token that was checked is taken for good: a revoked one works for so long at most."""
 
-    max_body_bytes: int = Field(default=64 << 20, ge=1)
+    max_body_bytes: int = Field(default=16 << 20, ge=1)
+    max_arrow_bytes: int = Field(default=128 << 20, ge=1)
+    max_buffered_bytes: int = Field(default=512 << 20, ge=1)
+    """Bodies of all requests together; those of models and tables, which are not kept in memory, do not count."""
     max_onnx_bytes: int = Field(default=1 << 30, ge=1)
     max_table_bytes: int = Field(default=512 << 20, ge=1)
     max_skeleton_bytes: int = Field(default=32 << 20, ge=1)

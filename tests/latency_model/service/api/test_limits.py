@@ -82,7 +82,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_unread(new_server):
     "path", [b"/v1/lookup", b"/v1/estimate?environment=KEY", b"/v1/lookup/arrow?environment=KEY"]
 )
 def test_a_body_without_a_length_is_limited_too(new_server, table, path):
-    server = new_server(max_body_bytes=1000, max_onnx_bytes=1000)
+    server = new_server(max_body_bytes=1000, max_onnx_bytes=1000, max_arrow_bytes=1000)
     path = path.replace(b"KEY", table.environment.key.encode())
     found = exchange(
         server.port,
@@ -216,3 +216,16 @@ def test_a_client_that_goes_is_no_failure(new_server, table, caplog):
     time.sleep(0.3)
     assert 'status="499"' in server.client.get("/metrics").text
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_large_bodies_together_are_limited(new_server):
+    server = new_server(max_body_bytes=100_000, max_buffered_bytes=150_000)
+    head = b"POST /v1/lookup HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90001\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=15) as first:
+        first.sendall(head + b" " * 90_000)
+        time.sleep(0.3)
+        assert exchange(server.port, head + b" " * 90_000).startswith(b"HTTP/1.1 503 ")
+        first.sendall(b"x")
+        assert first.recv(4096).startswith(b"HTTP/1.1 422 ")
+    found = exchange(server.port, head.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n") + b" " * 90_001)
+    assert found.startswith(b"HTTP/1.1 422 "), "what was answered holds nothing"
