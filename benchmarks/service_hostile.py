@@ -10,6 +10,7 @@ fails when the server dies, answers 500, or hangs.
 from __future__ import annotations
 
 import argparse
+import atexit
 import csv
 import json
 import os
@@ -150,6 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         process, port = start(folder)
+        atexit.register(process.kill)
         memory = Memory(process.pid)
         database = open_database(f"sqlite:///{folder / 'rows.db'}")
         _, secret = create_token(database, "hostile", ["read"])

@@ -173,3 +173,9 @@ def test_varints_have_seven_bits_a_byte(number):
 def test_networks_are_compared_in_full():
     one = harvest_onnx(conv_model())
     assert dataclasses.replace(one, name="other") != one
+
+
+def test_millions_of_empty_parts_are_refused():
+    nodes = b"\x0a\x00" * 300_000
+    with pytest.raises(ModelError, match="more than 200000 parts"):
+        skeleton_of(pieces(b"\x3a" + varint(len(nodes)) + nodes, 65536))

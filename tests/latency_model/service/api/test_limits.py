@@ -227,5 +227,7 @@ def test_large_bodies_together_are_limited(new_server):
         assert exchange(server.port, head + b" " * 90_000).startswith(b"HTTP/1.1 503 ")
         first.sendall(b"x")
         assert first.recv(4096).startswith(b"HTTP/1.1 422 ")
-    found = exchange(server.port, head.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n") + b" " * 90_001)
+    found = exchange(
+        server.port, head.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n") + b" " * 90_001
+    )
     assert found.startswith(b"HTTP/1.1 422 "), "what was answered holds nothing"
