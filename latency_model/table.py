@@ -81,6 +81,10 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
 
     def save(self, path: Path | str) -> None:
         """Write the table to ``path`` as Parquet, atomically, rows in the order of their shapes."""
+        write_columns(Path(path), self.environment, [self.to_columns()])
+
+    def to_columns(self) -> pa.Table:
+        """Return the rows as columns of the file's schema, in the order of their shapes."""
         shapes, ops = in_order(self.rows), in_order(self.ops)
         failures = sorted(self.failures, key=lambda config: config.text)
         kinds = (len(shapes), len(ops), len(self.networks), len(failures))
@@ -114,7 +118,7 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
                 *(self.failures[config] for config in failures),
             ],
         }
-        write_columns(Path(path), self.environment, pa.table(columns, schema=SCHEMA))
+        return pa.table(columns, schema=SCHEMA)
 
     @classmethod
     def load(cls, path: Path | str) -> LatencyTable:
@@ -123,12 +127,17 @@ class LatencyTable(Mapping[ConvShape, Measurement]):
         environment, columns = read_columns(path)
         try:
             with no_collection():
-                return cls._decode(environment, columns)
+                return cls.from_columns(environment, columns)
         except Exception as error:  # a text that is no shape, a latency that is no number, a missing column
             raise damaged(path, error) from error
 
     @classmethod
-    def _decode(cls, environment: Environment, columns: pa.Table) -> LatencyTable:
+    def from_columns(cls, environment: Environment, columns: pa.Table) -> LatencyTable:
+        """Return the table whose ``to_columns`` are ``columns``, those of a file of version 1 included.
+
+        Raises ``InputError`` or an error of Arrow's where they make no sense.
+        """
+
         def of(kind: str) -> pa.Table:
             return columns.filter(pc.equal(columns["kind"], kind))
 

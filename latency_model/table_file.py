@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,15 @@ from latency_model.errors import TableError
 from latency_model.files import write_atomic
 from latency_model.table_columns import MEASURED
 
-__all__ = ["FORMAT_VERSION", "SCHEMA", "damaged", "is_latency_table", "read_columns", "write_columns"]
+__all__ = [
+    "FORMAT_VERSION",
+    "SCHEMA",
+    "damaged",
+    "is_latency_table",
+    "open_columns",
+    "read_columns",
+    "write_columns",
+]
 
 # Version 2 added the operators and the columns from cold_us to note; tables of version 1 are read as well.
 FORMAT_VERSION = 2
@@ -33,14 +43,20 @@ SCHEMA = pa.schema(
 )
 
 
-def write_columns(path: Path, environment: Environment, columns: pa.Table) -> None:
-    """Write ``columns``, which must be of ``SCHEMA``, to ``path`` atomically."""
+def write_columns(path: Path, environment: Environment, parts: Iterable[pa.Table]) -> None:
+    """Write rows, tables of columns of ``SCHEMA``, to ``path`` one part after the other, atomically."""
     metadata = {
         _ENVIRONMENT_KEY: json.dumps(environment.to_json()).encode(),
         _VERSION_KEY: str(FORMAT_VERSION).encode(),
     }
-    table = columns.cast(SCHEMA.with_metadata(metadata))
-    write_atomic(path, lambda target: pq.write_table(table, target, compression="zstd"))
+    schema = SCHEMA.with_metadata(metadata)
+
+    def write(target: Path) -> None:
+        with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+            for columns in parts:
+                writer.write_table(columns.cast(schema))
+
+    write_atomic(path, write)
 
 
 def is_latency_table(path: Path | str) -> bool:
@@ -61,6 +77,16 @@ def read_columns(path: Path) -> tuple[Environment, pa.Table]:
     Raises ``TableError`` when it is missing, damaged, no latency table, or of a later version. A table of
     version 1 lacks the columns that version 2 added.
     """
+    with open_columns(path) as (environment, file):
+        return environment, file.read()
+
+
+@contextmanager
+def open_columns(path: Path, *, buffer_size: int = 0) -> Iterator[tuple[Environment, pq.ParquetFile]]:
+    """Yield the environment of a table and its open file; any failure to read it is a ``TableError``.
+
+    With a ``buffer_size`` in bytes the file is read a buffer at a time, not a column at a time.
+    """
     if path.is_dir():
         raise TableError(f"{path} is a folder, not a latency table; give the path of a file")
     if not path.is_file():
@@ -73,7 +99,7 @@ def read_columns(path: Path) -> tuple[Environment, pa.Table]:
                 f"{path} is a lookup table or another Arrow file, not a latency table; "
                 "give the .parquet that it was made from"
             )
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=buffer_size) as file:
             # The metadata first: what is no table of ours, or a later one, need not be read.
             metadata = file.schema_arrow.metadata or {}
             if _VERSION_KEY not in metadata:
@@ -84,7 +110,7 @@ def read_columns(path: Path) -> tuple[Environment, pa.Table]:
                 raise TableError(
                     f"{path} was written by a later version of Gharial; update with: pip install -U gharial"
                 )
-            return Environment.from_json(json.loads(metadata[_ENVIRONMENT_KEY])), file.read()
+            yield Environment.from_json(json.loads(metadata[_ENVIRONMENT_KEY])), file
     except TableError:
         raise
     except Exception as error:  # pyarrow raises its own types for truncation, bad magic bytes and columns

@@ -1,7 +1,10 @@
 """The tables of the service's database; ``migrations`` brings an older database to this state.
 
 Times are UTC, seconds since the epoch, so that every database compares them alike. A row's ``record`` is the JSON of
-its measurement, complete: what stands in columns beside it is what queries ask for.
+its measurement, complete (``records`` says how): what stands in columns beside it is what queries ask for.
+
+Texts that are compared are compared by their characters' numbers, as Python and SQLite do, whatever the locale of a
+PostgreSQL database.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects import postgresql
 
 __all__ = ["blobs", "environments", "job_items", "jobs", "metadata", "rows", "runs", "tokens"]
 
@@ -35,9 +39,11 @@ metadata = MetaData(
 
 # SQLite numbers rows by itself only where the key is its own INTEGER.
 _ID = BigInteger().with_variant(Integer(), "sqlite")
+_ORDERED = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 # One for each identity of a measuring set-up. ``revision`` grows with every change of its rows: what was built from
-# them (a lookup table, a fitted model) is good for one revision.
+# them (a lookup table, a fitted model) is good for one revision. The four counts are of its rows by kind: counting a
+# million of them takes a second.
 environments = Table(
     "environments",
     metadata,
@@ -45,6 +51,10 @@ environments = Table(
     Column("key", String(12), nullable=False, unique=True),
     Column("environment", Text, nullable=False),
     Column("revision", BigInteger, nullable=False, default=0),
+    Column("convs", BigInteger, nullable=False, default=0),
+    Column("ops", BigInteger, nullable=False, default=0),
+    Column("networks", BigInteger, nullable=False, default=0),
+    Column("failures", BigInteger, nullable=False, default=0),
     Column("created_at", Double, nullable=False),
     Column("changed_at", Double, nullable=False),
 )
@@ -61,17 +71,19 @@ runs = Table(
 )
 
 # ``kind`` is conv, op, network or failure; ``key`` the text of the configuration, for a network its name and a digest
-# of its operators. One row for each: who measures again replaces it if the new reading is the later one.
+# of its operators. One row for each: who measures again replaces it if the new reading is the later one. ``position``
+# gives networks their order and is null in other rows.
 rows = Table(
     "rows",
     metadata,
     Column("environment_id", ForeignKey("environments.id"), primary_key=True),
     Column("kind", String(8), primary_key=True),
-    Column("key", Text, primary_key=True),
+    Column("key", _ORDERED, primary_key=True),
     Column("latency_us", Double),
     Column("low_us", Double),
     Column("high_us", Double),
-    Column("measured_at", Text, nullable=False, default=""),
+    Column("measured_at", _ORDERED, nullable=False, default=""),
+    Column("position", BigInteger),
     Column("record", Text, nullable=False),
     Column("run_id", ForeignKey("runs.id"), nullable=False),
     sqlite_with_rowid=False,
