@@ -9,6 +9,7 @@ from latency_model.service.store.jobs.cancelling import cancel
 from latency_model.service.store.jobs.errors import JobConflict, LeaseLost, UnknownJob
 from latency_model.service.store.jobs.holding import Lease
 from latency_model.service.store.jobs.leasing import heartbeat, lease_job, sweep
+from latency_model.service.store.jobs.outcome import clean
 from latency_model.service.store.jobs.reading import count_jobs, get_job, job_items_of, list_jobs
 from latency_model.service.store.jobs.requests import JobRequest, configs_request, model_request
 from latency_model.service.store.jobs.results import (
@@ -35,6 +36,7 @@ __all__ = [
     "UnknownJob",
     "Wants",
     "cancel",
+    "clean",
     "complete",
     "configs_request",
     "count_jobs",

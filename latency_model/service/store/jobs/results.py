@@ -85,7 +85,7 @@ def _note(connection: Connection, job: RowMapping, table: LatencyTable) -> int:
     return new
 
 
-def post_late(database: Database, table: LatencyTable, *, worker: str, now: float) -> PutReport:
+def post_late(database: Database, table: LatencyTable, *, worker: str) -> PutReport:
     """Store rows whose lease is over; no job is touched."""
     with database.write() as connection:
         return put_rows(connection, table, source=f"worker {clean(worker)}, late")

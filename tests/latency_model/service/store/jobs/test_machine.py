@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(sorted(OFFERS)))
     def lease(self, worker):
         lease = queue.lease_job(
-            self.database, OFFERS[worker], worker=worker, now=self.now, lease_s=LEASE_S
+            self.database, OFFERS[worker], worker=worker, lease_s=LEASE_S
         )
         self.expire()
         order = sorted(range(len(self.jobs)), key=lambda n: (-self.jobs[n]["priority"], n))
@@ -200,7 +200,7 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(sorted(OFFERS)), texts=st.lists(st.sampled_from(CONFIGS), max_size=3))
     def post_late(self, worker, texts):
         queue.post_late(
-            self.database, table(OFFERS[worker].environment, texts), worker=worker, now=self.now
+            self.database, table(OFFERS[worker].environment, texts), worker=worker
         )
         self.store(worker, texts)
 
