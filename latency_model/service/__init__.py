@@ -2,3 +2,5 @@
 
 Its packages come with ``pip install 'gharial[service]'``; nothing of it is imported before it is used.
 """
+
+__all__: list[str] = []

@@ -184,6 +184,7 @@ class _Work:
 
     def _read(self, name: str, data: bytes) -> tuple[Network, list[Config]]:
         from latency_model.harvest import harvest_onnx, onnx_at_batch
+        from profiler.remote.weights import with_weights
 
         request, described = self._lease.request, self._workers.description
         batch, precision = request["batch"], request["precision"]
@@ -193,7 +194,7 @@ class _Work:
         others = [shape for _, shape in cost.op_shapes(reorders=reorders)] if ops else []
         known = {shape for _, shape in cost.op_shapes()}
         extra = [shape for shape in dict.fromkeys(others) if shape not in known]
-        return (name, onnx_at_batch(data, batch=shapes[0].batch), (*shapes, *others)), extra
+        return (name, with_weights(onnx_at_batch(data, batch=batch)), (*shapes, *others)), extra
 
     def _complete(self, failures: dict[str, str]) -> str:
         if self._delivery.wait() == "lost":

@@ -1,0 +1,136 @@
+"""The application: all routers, the limits around them, and what starts and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from latency_model.service.api import environments, estimate, fit, jobs, leases, lookup, ops, staircase, tables
+from latency_model.service.api.auth import Checked
+from latency_model.service.api.limits import Limits
+from latency_model.service.api.problems import PROBLEMS, add_handlers
+from latency_model.service.catalog import Catalog
+from latency_model.service.estimates import Estimates
+from latency_model.service.harvesting import Harvesters
+from latency_model.service.metrics import Metrics
+from latency_model.service.settings import Settings
+from latency_model.service.state import Service
+from latency_model.service.store.database import Database, open_database
+from latency_model.service.store.tokens import TokenBook
+
+__all__ = ["ROUTERS", "create_app"]
+
+_log = logging.getLogger("gharial.service")
+_FLUSH_S = 30.0
+
+# The single lookup comes first: it is asked for thousands of times a second.
+ROUTERS = (
+    lookup.fast,
+    lookup.router,
+    environments.router,
+    tables.router,
+    staircase.router,
+    estimate.router,
+    fit.router,
+    jobs.router,
+    leases.router,
+    ops.router,
+)
+
+
+def create_app(settings: Settings | None = None, database: Database | None = None) -> FastAPI:
+    """Return the service as an ASGI application; ``database`` is by default that of ``settings``.
+
+    The database is brought up to date and the tables are mapped when the application starts, not here. A database
+    that was given is left open at the end.
+    """
+    settings = settings or Settings()
+    own = database is None
+    database = database or open_database(settings.database_url)
+    service = _service(settings, database)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(database.migrate)
+        await run_in_threadpool(service.catalog.start)
+        tasks = [asyncio.create_task(_flush(service)), asyncio.create_task(_warm(service))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await service.estimates.harvesters.close()
+            await run_in_threadpool(service.catalog.stop)
+            with contextlib.suppress(Exception):
+                await run_in_threadpool(service.tokens.flush)
+            if own:
+                database.close()
+
+    app = FastAPI(
+        title="Gharial",
+        summary="How long a convolution takes on each device; estimates, tables, and what is missing measured.",
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        responses=PROBLEMS,
+    )
+    app.state.service = service
+    add_handlers(app)
+    app.add_middleware(Limits, service=service)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _service(settings: Settings, database: Database) -> Service:
+    catalog = Catalog(database, settings.cache_dir, settings.poll_s)
+    harvesters = Harvesters(
+        settings.harvest_workers,
+        settings.harvest_timeout_s,
+        settings.harvest_memory_bytes,
+        settings.max_onnx_depth,
+    )
+    half = settings.token_cache_s / 2  # the book and what was checked age one after the other
+    tokens = TokenBook(database, stale_s=half)
+    return Service(
+        settings,
+        database,
+        catalog,
+        tokens,
+        Checked(tokens, keep_s=half),
+        Estimates(catalog, harvesters),
+        Metrics(catalog),
+    )
+
+
+async def _flush(service: Service) -> None:
+    while True:
+        await asyncio.sleep(_FLUSH_S)
+        try:
+            await run_in_threadpool(service.tokens.flush)
+        except Exception:  # the database may be away; the next time writes it all
+            _log.exception("could not note when tokens were used")
+
+
+async def _warm(service: Service) -> None:
+    """Start what the first estimate needs, once there is nothing more urgent."""
+    await asyncio.sleep(1.0)
+    try:
+        await service.estimates.harvesters.start()
+    except OSError:
+        _log.exception("could not start a process that reads ONNX models")
+
+
+def _version() -> str:
+    try:
+        return version("gharial")
+    except PackageNotFoundError:  # a checkout that was not installed
+        return "0"
