@@ -23,7 +23,9 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
-@app.command(epilog="Example: gharial worker --server http://localhost:8765 --device cuda:0 --runtime tensorrt")
+@app.command(
+    epilog="Example: gharial worker --server http://localhost:8765 --device cuda:0 --runtime tensorrt"
+)
 def worker(
     server: Annotated[str, typer.Option(metavar="URL", help="The server that `gharial serve` runs.")],
     device: Annotated[str, typer.Option(help="What to time on: cpu, or a GPU as cuda:0.")] = "cpu",

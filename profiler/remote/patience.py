@@ -24,7 +24,12 @@ class Patience:
     """
 
     def __init__(
-        self, stop: threading.Event, tell: Callable[[str], None], *, grace_s: float = 10.0, seed: int | None = None
+        self,
+        stop: threading.Event,
+        tell: Callable[[str], None],
+        *,
+        grace_s: float = 10.0,
+        seed: int | None = None,
     ) -> None:
         self._stop, self._tell, self._grace_s = stop, tell, grace_s
         self._rng = random.Random(seed)

@@ -148,7 +148,9 @@ class Server:
             )
         if kind == "lease-lost":
             raise Over(message)
-        raise Refused(f"{self.url} refuses {method} {path.partition('?')[0][:20]}…: {message}", answer.status_code)
+        raise Refused(
+            f"{self.url} refuses {method} {path.partition('?')[0][:20]}…: {message}", answer.status_code
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,7 +20,9 @@ from latency_model.service.store.tokens import TokenInfo
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["jobs"], responses={409: {**PROBLEMS[400], "description": "It contradicts what there is"}})
+router = APIRouter(
+    tags=["jobs"], responses={409: {**PROBLEMS[400], "description": "It contradicts what there is"}}
+)
 _ONNX = ("application/octet-stream", "application/onnx", "application/x-onnx")
 _ID = Annotated[str, Path(pattern="^[0-9a-f]{1,32}$")]
 
@@ -30,7 +32,9 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    configs: list[str] = Field(min_length=1, max_length=100_000, examples=[["1x64x56x56 ->64 k3 s1 p1 g1 conv fp32 nchw"]])
+    configs: list[str] = Field(
+        min_length=1, max_length=100_000, examples=[["1x64x56x56 ->64 k3 s1 p1 g1 conv fp32 nchw"]]
+    )
     wants: dict[str, Any] = Field(default_factory=dict, examples=[{"device": "H100", "runtime": "tensorrt"}])
     priority: int = Field(0, ge=-1000, le=1000, description="The largest first")
     max_attempts: int = Field(5, ge=1, le=100, description="In a row, without a new row")
@@ -93,7 +97,9 @@ async def submit(
     service: Annotated[Service, Depends(service_of)],
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
     name: Annotated[str, Query(max_length=80, description="Of an ONNX model")] = "model",
-    batch: Annotated[int | None, Query(ge=1, le=2**20, description="Of an ONNX model that fixes none")] = None,
+    batch: Annotated[
+        int | None, Query(ge=1, le=2**20, description="Of an ONNX model that fixes none")
+    ] = None,
     precision: Annotated[str | None, Query(max_length=8, description="By default the model's")] = None,
     wants: Annotated[str | None, Query(max_length=4000, description="Of an ONNX model, as JSON")] = None,
     priority: Annotated[int, Query(ge=-1000, le=1000, description="Of an ONNX model")] = 0,
@@ -114,7 +120,9 @@ async def submit(
         wanted = queue.Wants.from_json(_wants(wants))
         if precision is None and len(wanted.precisions) == 1:
             precision = wanted.precisions[0]
-        cost = await service.estimates.harvesters.harvest(data, batch=batch, precision=precision, layout="nchw")
+        cost = await service.estimates.harvesters.harvest(
+            data, batch=batch, precision=precision, layout="nchw"
+        )
         asked = queue.model_request(
             data, cost, wanted, name=name, priority=priority, max_attempts=max_attempts
         )
@@ -153,9 +161,7 @@ def _configs(body: bytes) -> queue.JobRequest:
         where = ".".join(map(str, first["loc"])) or "the body"
         raise Problem(f"{where}: {first['msg']}", status=422, type="invalid") from None
     wants = queue.Wants.from_json(data.wants)
-    return queue.configs_request(
-        data.configs, wants, priority=data.priority, max_attempts=data.max_attempts
-    )
+    return queue.configs_request(data.configs, wants, priority=data.priority, max_attempts=data.max_attempts)
 
 
 async def _skeleton(request: Request, service: Service) -> bytes:
@@ -182,7 +188,9 @@ def jobs(
     service: Annotated[Service, Depends(service_of)],
     state: Annotated[Literal["queued", "leased", "done", "failed", "cancelled"] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    before: Annotated[str | None, Query(pattern="^[0-9a-f]{1,32}$", description="The last job of the page before")] = None,
+    before: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{1,32}$", description="The last job of the page before")
+    ] = None,
 ) -> Any:
     """Return jobs, the latest first, without their failures."""
     found = queue.list_jobs(service.database, state=state, limit=limit, before=before)

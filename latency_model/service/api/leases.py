@@ -30,7 +30,10 @@ router = APIRouter(
 )
 _PARQUET = "application/vnd.apache.parquet"
 _TABLE = {
-    "requestBody": {"required": True, "content": {_PARQUET: {"schema": {"type": "string", "format": "binary"}}}}
+    "requestBody": {
+        "required": True,
+        "content": {_PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+    }
 }
 # A worker sends some thousands at a time.
 _MOST_ROWS, _MOST_BYTES = 100_000, 1 << 30
@@ -131,9 +134,7 @@ def lease(asking: Asking, service: _Service) -> Any:
 @router.post("/v1/leases/{lease}/heartbeat", response_model=Kept)
 def heartbeat(lease: _Lease, service: _Service) -> Any:
     """Prolong a lease, and learn whether there is still something to measure."""
-    state, until = queue.heartbeat(
-        service.database, lease, now=time.time(), lease_s=service.settings.lease_s
-    )
+    state, until = queue.heartbeat(service.database, lease, now=time.time(), lease_s=service.settings.lease_s)
     return {"state": state, "until": until}
 
 
@@ -201,7 +202,12 @@ def release(lease: _Lease, service: _Service) -> Any:
 @router.get(
     "/v1/leases/{lease}/model",
     response_class=Response,
-    responses={200: {"description": "The ONNX model without its weights", "content": {"application/octet-stream": {}}}},
+    responses={
+        200: {
+            "description": "The ONNX model without its weights",
+            "content": {"application/octet-stream": {}},
+        }
+    },
 )
 def model(lease: _Lease, service: _Service) -> Response:
     """Return the model of a leased job: its ONNX file without the values of large weights."""
@@ -233,7 +239,9 @@ def _table(path: FilePath) -> LatencyTable:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise TableError(f"the body is no Parquet file ({reason}); send a latency table") from error
     if count > _MOST_ROWS or size > _MOST_BYTES:
-        raise TableError(f"the table has {count} rows and {size} bytes; send up to {_MOST_ROWS} rows at a time")
+        raise TableError(
+            f"the table has {count} rows and {size} bytes; send up to {_MOST_ROWS} rows at a time"
+        )
     try:
         return LatencyTable.load(path)
     except TableError as error:

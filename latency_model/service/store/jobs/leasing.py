@@ -22,9 +22,7 @@ __all__ = ["heartbeat", "lease_job", "sweep"]
 _PAGE = 200
 
 
-def lease_job(
-    database: Database, offer: Offer, *, worker: str, now: float, lease_s: float
-) -> Lease | None:
+def lease_job(database: Database, offer: Offer, *, worker: str, now: float, lease_s: float) -> Lease | None:
     """Give ``worker`` the job that comes first among those that its ``offer`` satisfies, None without one.
 
     First come higher priorities, then older jobs; a job whose lease has expired counts as waiting. Configurations
@@ -120,9 +118,7 @@ def _candidates(connection: Connection, now: float) -> Iterator[tuple[str, str]]
         for job_id, wants, _, _ in page:
             yield job_id, wants
         _, _, priority, position = page[-1]
-        later = or_(
-            jobs.c.priority < priority, and_(jobs.c.priority == priority, jobs.c.position > position)
-        )
+        later = or_(jobs.c.priority < priority, and_(jobs.c.priority == priority, jobs.c.position > position))
         page = connection.execute(query.where(later).order_by(*order).limit(_PAGE)).all()
 
 

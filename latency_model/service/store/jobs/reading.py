@@ -29,7 +29,9 @@ def get_job(database: Database, job_id: str) -> Job:
             .order_by(job_items.c.number)
             .limit(_FAILURES)
         )
-        return job_of(connection, row, failures={config: why or "" for config, why in connection.execute(failed)})
+        return job_of(
+            connection, row, failures={config: why or "" for config, why in connection.execute(failed)}
+        )
 
 
 def list_jobs(
@@ -56,7 +58,9 @@ def list_jobs(
 
 def job_items_of(database: Database, job_id: str) -> list[dict[str, Any]]:
     """Return what has become of each item of a job, in order; empty for a job that there is not."""
-    query = select(job_items.c.config, job_items.c.state, job_items.c.error).where(job_items.c.job_id == job_id)
+    query = select(job_items.c.config, job_items.c.state, job_items.c.error).where(
+        job_items.c.job_id == job_id
+    )
     with database.read() as connection:
         return [dict(row) for row in connection.execute(query.order_by(job_items.c.number)).mappings()]
 

@@ -91,9 +91,7 @@ def post_late(database: Database, table: LatencyTable, *, worker: str) -> PutRep
         return put_rows(connection, table, source=f"worker {clean(worker)}, late")
 
 
-def complete(
-    database: Database, lease: str, *, now: float, failures: Mapping[str, str] | None = None
-) -> Job:
+def complete(database: Database, lease: str, *, now: float, failures: Mapping[str, str] | None = None) -> Job:
     """End a job all of whose items are stored or failed; ``failures`` adds reasons, by the text of the item.
 
     Again for the same lease it returns the job as it is. Raises ``LeaseLost``, and ``JobConflict`` while items
@@ -117,9 +115,7 @@ def complete(
         return _now(connection, job["id"])
 
 
-def fail(
-    database: Database, lease: str, reason: str, *, now: float, rng: random.Random | None = None
-) -> Job:
+def fail(database: Database, lease: str, reason: str, *, now: float, rng: random.Random | None = None) -> Job:
     """End an attempt: the job rests (see ``rest_s``) and is queued again, after the last attempt it has failed.
 
     Rows that were posted stay. Again for the same lease it returns the job as it is. Raises ``LeaseLost``.
@@ -133,9 +129,7 @@ def fail(
                 set_job(connection, job["id"], now=now, state="failed", error=why)
             else:
                 rest = rest_s(job["attempts"], rng or random.Random())
-                set_job(
-                    connection, job["id"], now=now, state="queued", error=reason, not_before=now + rest
-                )
+                set_job(connection, job["id"], now=now, state="queued", error=reason, not_before=now + rest)
         return _now(connection, job["id"])
 
 
@@ -174,4 +168,3 @@ def _run_of(lease: str) -> str:
 
 def _now(connection: Connection, job_id: str) -> Job:
     return job_of(connection, connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one())
-

@@ -86,12 +86,13 @@ def test_each_job_is_completed_by_exactly_one_of_many_processes(new_url):
     database = open_database(url)
     database.migrate()
     configs = [
-        [f"1x{8 * n}x8x8 ->{8 * m} k3 s1 p1 g1 conv fp32 nchw" for m in range(1, 4)] for n in range(1, JOBS + 1)
+        [f"1x{8 * n}x8x8 ->{8 * m} k3 s1 p1 g1 conv fp32 nchw" for m in range(1, 4)]
+        for n in range(1, JOBS + 1)
     ]
     made = [
-        queue.submit(
-            database, queue.configs_request(texts, queue.Wants(), max_attempts=50), now=time.time()
-        )[0].id
+        queue.submit(database, queue.configs_request(texts, queue.Wants(), max_attempts=50), now=time.time())[
+            0
+        ].id
         for texts in configs
     ]
     told = results([start(WORKER, url, f"w{n}") for n in range(PROCESSES)])
@@ -125,7 +126,7 @@ def test_two_leases_at_once_are_never_of_one_job(new_url):
     given = [job for jobs in results([start(code, url) for _ in range(PROCESSES)]) for job in jobs]
     assert len(given) == len(set(given)) == JOBS
     assert queue.lease_job(database, OFFERS["wide"], worker="w", now=1.0, lease_s=1.0) is None
-    assert WIDE == OFFERS["wide"].environment
+    assert OFFERS["wide"].environment == WIDE
     database.close()
 
 

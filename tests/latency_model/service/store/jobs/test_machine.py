@@ -7,7 +7,13 @@ import random
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from job_things import CONVS, HALF, OFFERS, OP, table
 from sqlalchemy import delete, select
 
@@ -104,11 +110,7 @@ class Machine(RuleBasedStateMachine):
             return
         job, new = queue.submit(self.database, request, now=self.now, idempotency_key=key)
         assert new
-        complete = [
-            worker
-            for worker in likes(wants)
-            if all((worker, text) in self.rows for text in what[0])
-        ]
+        complete = [worker for worker in likes(wants) if all((worker, text) in self.rows for text in what[0])]
         state = "stored" if complete else "waiting"
         self.jobs.append(
             {
@@ -130,9 +132,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(sorted(OFFERS)))
     def lease(self, worker):
-        lease = queue.lease_job(
-            self.database, OFFERS[worker], worker=worker, lease_s=LEASE_S
-        )
+        lease = queue.lease_job(self.database, OFFERS[worker], worker=worker, lease_s=LEASE_S)
         self.expire()
         order = sorted(range(len(self.jobs)), key=lambda n: (-self.jobs[n]["priority"], n))
         for job in (self.jobs[n] for n in order):
@@ -199,9 +199,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(sorted(OFFERS)), texts=st.lists(st.sampled_from(CONFIGS), max_size=3))
     def post_late(self, worker, texts):
-        queue.post_late(
-            self.database, table(OFFERS[worker].environment, texts), worker=worker
-        )
+        queue.post_late(self.database, table(OFFERS[worker].environment, texts), worker=worker)
         self.store(worker, texts)
 
     @precondition(lambda self: self.leases)
