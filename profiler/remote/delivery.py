@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from profiler.remote.outbox import Outbox, Part
 from profiler.remote.patience import Patience
-from profiler.remote.server import Away, Over, Refused, Server
+from profiler.remote.server import AwayError, OverError, RefusedError, Server
 
 __all__ = ["Delivery"]
 
@@ -31,9 +31,9 @@ class Delivery:
                 self._patience.ask(
                     lambda lease=lease: self._server.fail(lease, "its worker ended in the middle of it")  # type: ignore[misc]
                 )
-            except Over:
+            except OverError:
                 pass  # somebody else has the job already
-            except Refused as refused:
+            except RefusedError as refused:
                 if refused.status in _FORBIDDEN:
                     raise
 
@@ -42,7 +42,7 @@ class Delivery:
         return self._send(patient=False)
 
     def wait(self) -> str:
-        """Send everything, however long the server is away; raises ``Away`` only when it is time to end."""
+        """Send everything, however long the server is away; raises ``AwayError`` only when it is time to end."""
         return self._send(patient=True)
 
     def _send(self, *, patient: bool) -> str:
@@ -58,11 +58,11 @@ class Delivery:
                     if patient
                     else self._post(part, data)
                 )
-            except Away:
+            except AwayError:
                 if patient:
                     raise
                 return "away"
-            except Refused as refused:
+            except RefusedError as refused:
                 if refused.status in _FORBIDDEN:
                     raise
                 self._tell(f"{refused} (the rows are kept in {part.set_aside()})")
@@ -73,7 +73,7 @@ class Delivery:
     def _post(self, part: Part, data: bytes) -> str:
         try:
             return self._server.post_rows(part.lease, data)
-        except Over:
+        except OverError:
             # The job is another's, but a latency is none the worse for that.
             self._server.post_late(data)
             return "lost"

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from profiler.remote.server import Away, Over, Refused, Server
+from profiler.remote.server import AwayError, OverError, RefusedError, Server
 
 __all__ = ["Heartbeat"]
 
@@ -30,10 +30,10 @@ class Heartbeat:
             wait_s = self._every_s
             try:
                 state = self._server.heartbeat(self._lease)
-            except Away as away:
+            except AwayError as away:
                 wait_s = max(away.later_s, min(self._every_s, 1.0))
                 continue
-            except (Over, Refused):
+            except (OverError, RefusedError):
                 state = "lost"
             if state != "leased" and not self._end.is_set():
                 self.over = state

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from profiler.remote.server import Away
+from profiler.remote.server import AwayError
 
 __all__ = ["Patience"]
 
@@ -36,12 +36,12 @@ class Patience:
         self._stopped: float | None = None
 
     def ask(self, request: Callable[[], _T]) -> _T:
-        """Return the answer to ``request``; raises ``Away`` only when it is time to end, and what it raises else."""
+        """Return the answer to ``request``; raises ``AwayError`` only when it is time to end."""
         waited, attempt = False, 0
         while True:
             try:
                 answer = request()
-            except Away as away:
+            except AwayError as away:
                 if self._over():
                     raise
                 if not waited:

@@ -10,14 +10,14 @@ from typing import Any, Self
 from latency_model.errors import DependencyError, GharialError, InputError
 from profiler.workers.base import Description
 
-__all__ = ["Away", "Leased", "Over", "Refused", "Server"]
+__all__ = ["AwayError", "Leased", "OverError", "RefusedError", "Server"]
 
 _PARQUET = {"content-type": "application/vnd.apache.parquet"}
 _CONNECT_S, _ANSWER_S = 5.0, 120.0
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class Away(GharialError):
+class AwayError(GharialError):
     """No answer, or one that asks to come later: the same request again, after a while, can do no harm.
 
     ``later_s`` is what the server asked for, 0 if it did not say.
@@ -28,11 +28,11 @@ class Away(GharialError):
         self.later_s = later_s
 
 
-class Over(GharialError):
+class OverError(GharialError):
     """The lease is not this worker's any more."""
 
 
-class Refused(InputError):
+class RefusedError(InputError):
     """The server will not take this, now or later. ``status`` is that of HTTP."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -56,7 +56,7 @@ class Leased:
 class Server:
     """The jobs of a server at ``url``, for a worker called ``worker``; a context manager. Threads may share it.
 
-    Every method raises ``Away``, ``Refused``, and ``Over`` where it is about a lease. Opening it raises
+    Every method raises ``AwayError``, ``RefusedError``, and ``OverError`` where it is about a lease. Opening it raises
     ``DependencyError`` without httpx, ``InputError`` for what is no URL.
     """
 
@@ -134,21 +134,21 @@ class Server:
             answer = self._client.request(method, path, **given)
         except self._failed as error:
             reason = str(error).strip() or type(error).__name__
-            raise Away(f"{self.url} does not answer ({reason})") from error
+            raise AwayError(f"{self.url} does not answer ({reason})") from error
         if answer.status_code < 300:
             return answer
         kind, message = _problem(answer)
         if answer.status_code in _LATER:
-            raise Away(f"{self.url} is not ready ({answer.status_code}: {message})", _later_s(answer))
+            raise AwayError(f"{self.url} is not ready ({answer.status_code}: {message})", _later_s(answer))
         if answer.status_code in (401, 403):
-            raise Refused(
+            raise RefusedError(
                 f"{self.url} refuses the token ({message}); give one with the scope `work` as GHARIAL_TOKEN, "
                 "made there with: gharial tokens create",
                 answer.status_code,
             )
-        if kind == "lease-lost":
-            raise Over(message)
-        raise Refused(
+        if kind == "lease-lost-error":
+            raise OverError(message)
+        raise RefusedError(
             f"{self.url} refuses {method} {path.partition('?')[0][:20]}…: {message}", answer.status_code
         )
 

@@ -14,7 +14,7 @@ from profiler.remote.delivery import Delivery
 from profiler.remote.heartbeat import Heartbeat
 from profiler.remote.outbox import Outbox
 from profiler.remote.patience import Patience
-from profiler.remote.server import Away, Leased, Over, Refused, Server
+from profiler.remote.server import AwayError, Leased, OverError, RefusedError, Server
 from profiler.remote.stretches import Stretches
 from profiler.runner import Network, profile
 from profiler.spec import BackendSpec
@@ -25,7 +25,7 @@ __all__ = ["RemoteWorker"]
 _POLL_S = (0.5, 5.0)  # between questions for a job, from the first to the longest
 
 
-class _Interrupted(Exception):
+class _StopError(Exception):
     """Not to be measured any further; ``why`` is ``stop``, or what the heartbeat learned."""
 
     def __init__(self, why: str) -> None:
@@ -80,7 +80,7 @@ class RemoteWorker:
                                 break
                         else:
                             break
-            except Away as away:
+            except AwayError as away:
                 if not self._stop.is_set():
                     raise
                 self._tell(f"{away}; what is not sent stays in {self._folder} for the next worker")
@@ -118,13 +118,13 @@ class _Work:
             with self._beat:
                 try:
                     failures = self._measure()
-                except _Interrupted as interrupted:
+                except _StopError as interrupted:
                     return self._interrupted(interrupted.why)
                 except (GharialError, OSError) as error:
                     self._failed(str(error))
                     raise
                 return self._complete(failures)
-        except Over as over:
+        except OverError as over:
             self._tell(f"job {lease.job}: {over}")
             return "interrupted"
 
@@ -163,11 +163,11 @@ class _Work:
     def _look(self, state: str = "leased") -> None:
         """Stop between two configurations when there is a reason to."""
         if state not in ("leased", "away"):
-            raise _Interrupted(state)
+            raise _StopError(state)
         if self._beat.over:
-            raise _Interrupted(self._beat.over)
+            raise _StopError(self._beat.over)
         if self._worker._stop.is_set():
-            raise _Interrupted("stop")
+            raise _StopError("stop")
 
     def _network(self) -> dict[str, str]:
         """Time the whole network, and what only this runtime does between its operators; return why not."""
@@ -193,7 +193,7 @@ class _Work:
         ops, reorders = described.times_ops, described.reorders
         others = [shape for _, shape in cost.op_shapes(reorders=reorders)] if ops else []
         known = {shape for _, shape in cost.op_shapes()}
-        extra = [shape for shape in dict.fromkeys(others) if shape not in known]
+        extra: list[Config] = [shape for shape in dict.fromkeys(others) if shape not in known]
         return (name, with_weights(onnx_at_batch(data, batch=batch)), (*shapes, *others)), extra
 
     def _complete(self, failures: dict[str, str]) -> str:
@@ -201,7 +201,7 @@ class _Work:
             return "interrupted"
         try:
             self._patience.ask(lambda: self._server.complete(self._lease.lease, failures))
-        except Refused as refused:
+        except RefusedError as refused:
             if refused.status in (401, 403):
                 raise
             self._failed(str(refused))
@@ -222,5 +222,5 @@ class _Work:
         try:
             self._delivery.offer()
             self._server.fail(self._lease.lease, reason)
-        except (Away, Over, InputError) as error:
+        except (AwayError, OverError, InputError) as error:
             self._tell(f"job {self._lease.job} failed, which could not be reported: {error}")

@@ -6,7 +6,7 @@ All functions take the ``Database`` and the present time; each is one transactio
 from __future__ import annotations
 
 from latency_model.service.store.jobs.cancelling import cancel
-from latency_model.service.store.jobs.errors import JobConflict, LeaseLost, UnknownJob
+from latency_model.service.store.jobs.errors import JobConflictError, LeaseLostError, UnknownJobError
 from latency_model.service.store.jobs.holding import Lease
 from latency_model.service.store.jobs.leasing import heartbeat, lease_job, sweep
 from latency_model.service.store.jobs.outcome import clean
@@ -27,13 +27,13 @@ from latency_model.service.store.jobs.wants import Offer, Wants
 
 __all__ = [
     "Job",
-    "JobConflict",
+    "JobConflictError",
     "JobRequest",
     "Lease",
-    "LeaseLost",
+    "LeaseLostError",
     "Offer",
     "Posted",
-    "UnknownJob",
+    "UnknownJobError",
     "Wants",
     "cancel",
     "clean",

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from latency_model.errors import InputError
 
-__all__ = ["JobConflict", "LeaseLost", "UnknownJob"]
+__all__ = ["JobConflictError", "LeaseLostError", "UnknownJobError"]
 
 
-class JobConflict(InputError):
+class JobConflictError(InputError):
     """The request contradicts what the job is, or what an earlier request with the same key was."""
 
     status = 409
 
 
-class LeaseLost(JobConflict):
+class LeaseLostError(JobConflictError):
     """Whoever asks does not hold the job, or no longer does; nothing has been changed."""
 
 
-class UnknownJob(InputError):
+class UnknownJobError(InputError):
     """There is no such job."""
 
     status = 404

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from latency_model.service.store.jobs.errors import LeaseLost
+from latency_model.service.store.jobs.errors import LeaseLostError
 from latency_model.service.store.schema import jobs
 
 __all__ = ["Lease", "held", "locked", "new_lease", "set_job"]
@@ -53,13 +53,13 @@ def locked(connection: Connection, job_id: str, *, skip: bool = False) -> RowMap
 
 
 def held(connection: Connection, lease: str) -> RowMapping:
-    """Return the locked row of the job that ``lease`` was the last one of; ``LeaseLost`` when it is not.
+    """Return the locked row of the job that ``lease`` was the last one of; ``LeaseLostError`` when it is not.
 
     The job may have ended since, or be queued again: the caller looks at its state.
     """
     row = locked(connection, lease.partition(".")[0])
     if row is None or row["lease"] is None or not hmac.compare_digest(row["lease"].encode(), lease.encode()):
-        raise LeaseLost(
+        raise LeaseLostError(
             "this lease is over: another worker has the job now, or it never was a lease; nothing was changed, "
             "and what was measured can be posted as late rows"
         )

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, or_, select,
 
 from latency_model.service.store.database import Database
 from latency_model.service.store.jobs.environments import id_of
-from latency_model.service.store.jobs.errors import LeaseLost
+from latency_model.service.store.jobs.errors import LeaseLostError
 from latency_model.service.store.jobs.holding import Lease, held, locked, new_lease, set_job
 from latency_model.service.store.jobs.measured import measured
 from latency_model.service.store.jobs.outcome import mark_failed, mark_stored, settle
@@ -51,12 +51,12 @@ def heartbeat(database: Database, lease: str, *, now: float, lease_s: float) -> 
     """Prolong a lease; return the state of its job, and until when it is held.
 
     ``cancelled`` as the state tells the worker to stop. A lease that is late but that nobody took over is held
-    again. Raises ``LeaseLost`` when another worker has the job.
+    again. Raises ``LeaseLostError`` when another worker has the job.
     """
     with database.write() as connection:
         job = held(connection, lease)
         if job["state"] == "queued":
-            raise LeaseLost("this lease was given back; ask for another one")
+            raise LeaseLostError("this lease was given back; ask for another one")
         if job["state"] == "leased":
             set_job(connection, job["id"], now=now, lease_until=now + lease_s)
             return "leased", now + lease_s

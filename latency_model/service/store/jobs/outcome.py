@@ -53,7 +53,7 @@ def count_over(connection: Connection, job_id: str) -> tuple[int, int]:
         .where(job_items.c.job_id == job_id)
         .group_by(job_items.c.state)
     )
-    counts = {state: count for state, count in connection.execute(counted)}
+    counts = {row[0]: row[1] for row in connection.execute(counted)}
     return counts.get("stored", 0), counts.get("failed", 0)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, func, select
 
 from latency_model.errors import InputError
 from latency_model.service.store.database import Database
-from latency_model.service.store.jobs.errors import UnknownJob
+from latency_model.service.store.jobs.errors import UnknownJobError
 from latency_model.service.store.jobs.states import STATES, Job
 from latency_model.service.store.schema import environments, job_items, jobs
 
@@ -18,7 +18,7 @@ _FAILURES = 1000
 
 
 def get_job(database: Database, job_id: str) -> Job:
-    """Return a job with the reasons of up to 1,000 configurations that failed; ``UnknownJob`` without one."""
+    """Return a job with the reasons of up to 1,000 configurations that failed; ``UnknownJobError`` without one."""
     with database.read() as connection:
         row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
         if row is None:
@@ -37,9 +37,9 @@ def get_job(database: Database, job_id: str) -> Job:
 def list_jobs(
     database: Database, *, state: str | None = None, limit: int = 100, before: str | None = None
 ) -> list[Job]:
-    """Return up to ``limit`` jobs, the latest first, all or those in ``state``; ``before`` is the last of the page before.
+    """Return up to ``limit`` jobs, the latest first, all or those in ``state``.
 
-    Their failures are left out. Raises ``InputError`` for a state that there is not, ``UnknownJob`` for ``before``.
+    ``before`` is the last job of the page before. Their failures are left out. Raises ``InputError`` for a state that there is not, ``UnknownJobError`` for ``before``.
     """
     if state is not None and state not in STATES:
         raise InputError(f"a job is {', '.join(STATES)}, never {state!r}")
@@ -69,7 +69,7 @@ def count_jobs(database: Database) -> dict[str, int]:
     """Return how many jobs are in each state."""
     with database.read() as connection:
         counted = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
-    return dict.fromkeys(STATES, 0) | {state: count for state, count in counted}
+    return dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in counted}
 
 
 def job_of(connection: Connection, row: RowMapping, *, failures: dict[str, str] | None = None) -> Job:
@@ -80,6 +80,6 @@ def job_of(connection: Connection, row: RowMapping, *, failures: dict[str, str] 
     return Job.of(row, environment=key, failures=failures)
 
 
-def unknown(job_id: str) -> UnknownJob:
+def unknown(job_id: str) -> UnknownJobError:
     """Return the error for a job that there is not."""
-    return UnknownJob(f"there is no job {job_id[:40]!r}; GET /v1/jobs lists those that there are")
+    return UnknownJobError(f"there is no job {job_id[:40]!r}; GET /v1/jobs lists those that there are")

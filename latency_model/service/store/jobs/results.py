@@ -1,7 +1,7 @@
 """What a worker brings back under its lease: rows, the end of the job, or the reason why it could not.
 
 The lease is the right to change the *job*; it says nothing of the rows. A latency does not become wrong because
-its worker was late, so whoever has lost a lease is refused (``LeaseLost``, nothing changed) and may post the same
+its worker was late, so whoever has lost a lease is refused (``LeaseLostError``, nothing changed) and may post the same
 rows as late ones, which touch no job: the store keeps of two readings the later one, and the next worker that takes
 the job is not asked for what is there by then.
 """
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, RowMapping, select
 
 from latency_model.errors import InputError
 from latency_model.service.store.database import Database
-from latency_model.service.store.jobs.errors import JobConflict, LeaseLost
+from latency_model.service.store.jobs.errors import JobConflictError, LeaseLostError
 from latency_model.service.store.jobs.holding import held, set_job
 from latency_model.service.store.jobs.outcome import clean, count_over, mark_failed, mark_stored, settle
 from latency_model.service.store.jobs.reading import job_of
@@ -44,13 +44,13 @@ def post_rows(database: Database, lease: str, table: LatencyTable, *, now: float
     """Store rows that were measured for a job, together with what they mean for it; prolongs the lease.
 
     Twice the same rows change nothing. Of a job that was cancelled, or has ended otherwise, rows are stored and
-    the job stays as it is. Raises ``LeaseLost``, and ``InputError`` for rows of an environment other than the one
+    the job stays as it is. Raises ``LeaseLostError``, and ``InputError`` for rows of an environment other than the one
     that the lease was given for.
     """
     with database.write() as connection:
         job = held(connection, lease)
         if job["state"] == "queued":
-            raise LeaseLost("this lease was given back; post what is left as late rows")
+            raise LeaseLostError("this lease was given back; post what is left as late rows")
         key = connection.scalar(select(environments.c.key).where(environments.c.id == job["environment_id"]))
         if key != table.environment.key:
             raise InputError(
@@ -78,7 +78,8 @@ def post_rows(database: Database, lease: str, table: LatencyTable, *, now: float
 
 
 def _note(connection: Connection, job: RowMapping, table: LatencyTable) -> int:
-    items = [config.text for config in (*table.rows, *table.ops)]
+    items = [config.text for config in table.rows]
+    items += [config.text for config in table.ops]
     items += [NETWORK + network.name for network in table.networks]
     new = mark_stored(connection, job["id"], items)
     mark_failed(connection, job["id"], {config.text: why for config, why in table.failures.items()})
@@ -94,13 +95,13 @@ def post_late(database: Database, table: LatencyTable, *, worker: str) -> PutRep
 def complete(database: Database, lease: str, *, now: float, failures: Mapping[str, str] | None = None) -> Job:
     """End a job all of whose items are stored or failed; ``failures`` adds reasons, by the text of the item.
 
-    Again for the same lease it returns the job as it is. Raises ``LeaseLost``, and ``JobConflict`` while items
-    have neither a row nor a reason.
+    Again for the same lease it returns the job as it is. Raises ``LeaseLostError``, and ``JobConflictError``
+    while items have neither a row nor a reason.
     """
     with database.write() as connection:
         job = held(connection, lease)
         if job["state"] == "queued":
-            raise LeaseLost("this lease was given back, so it cannot complete the job")
+            raise LeaseLostError("this lease was given back, so it cannot complete the job")
         if job["state"] == "leased":
             mark_failed(connection, job["id"], failures or {})
             waiting = select(job_items.c.config).where(
@@ -108,7 +109,7 @@ def complete(database: Database, lease: str, *, now: float, failures: Mapping[st
             )
             left = connection.scalar(waiting.order_by(job_items.c.number).limit(1))
             if left is not None:
-                raise JobConflict(
+                raise JobConflictError(
                     f"the job {job['id']} is not complete: {left} has neither a row nor a reason why it failed"
                 )
             settle(connection, job["id"], now=now)
@@ -118,7 +119,7 @@ def complete(database: Database, lease: str, *, now: float, failures: Mapping[st
 def fail(database: Database, lease: str, reason: str, *, now: float, rng: random.Random | None = None) -> Job:
     """End an attempt: the job rests (see ``rest_s``) and is queued again, after the last attempt it has failed.
 
-    Rows that were posted stay. Again for the same lease it returns the job as it is. Raises ``LeaseLost``.
+    Rows that were posted stay. Again for the same lease it returns the job as it is. Raises ``LeaseLostError``.
     """
     with database.write() as connection:
         job = held(connection, lease)
@@ -150,12 +151,17 @@ def give_back(database: Database, lease: str, *, now: float) -> Job:
 
 
 def model_of(database: Database, lease: str) -> bytes:
-    """Return the ONNX file of the job that ``lease`` holds; raises ``LeaseLost``, ``InputError`` without a model."""
+    """Return the ONNX file of the job that ``lease`` holds.
+
+    Raises ``LeaseLostError``, and ``InputError`` for a job without a model.
+    """
     with database.read() as connection:
         job_id = lease.partition(".")[0]
         row = connection.execute(select(jobs.c.lease, jobs.c.blob).where(jobs.c.id == job_id)).first()
         if row is None or row.lease != lease:
-            raise LeaseLost("this lease is over: another worker has the job now, or it never was a lease")
+            raise LeaseLostError(
+                "this lease is over: another worker has the job now, or it never was a lease"
+            )
         if row.blob is None:
             raise InputError(f"the job {job_id} has no model; its configurations are all there is to measure")
         return bytes(connection.scalar(select(blobs.c.bytes).where(blobs.c.digest == row.blob)) or b"")

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select, text
 
 from latency_model.errors import InputError
 from latency_model.service.store.database import Database
-from latency_model.service.store.jobs.errors import JobConflict
+from latency_model.service.store.jobs.errors import JobConflictError
 from latency_model.service.store.jobs.measured import complete_environment
 from latency_model.service.store.jobs.reading import job_of
 from latency_model.service.store.jobs.requests import JobRequest, Model
@@ -34,7 +34,7 @@ def submit(
     """Put a job into the queue and return it, and whether it is new.
 
     With an ``idempotency_key`` that the same ``created_by`` used before, the job of then is returned if the
-    request was the same; ``JobConflict`` if not. A job of which some wanted environment has all rows is done at
+    request was the same; ``JobConflictError`` if not. A job of which some wanted environment has all rows is done at
     once. Raises ``InputError`` for a key that is not 1 to 128 printable ASCII characters.
     """
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
@@ -47,7 +47,7 @@ def submit(
             before = connection.execute(select(jobs).where(jobs.c.idempotency_key == key)).mappings().first()
             if before is not None:
                 if before["request_digest"] != digest:
-                    raise JobConflict(
+                    raise JobConflictError(
                         f"the idempotency key {idempotency_key} was used for another request (job "
                         f"{before['id']}); take another key"
                     )

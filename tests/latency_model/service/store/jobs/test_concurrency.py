@@ -44,7 +44,7 @@ while idle < 20:
         queue.post_rows(database, lease.lease, rows, now=time.time(), lease_s=0.7)
         queue.complete(database, lease.lease, now=time.time())
         had.append(lease.job_id)
-    except queue.LeaseLost:
+    except queue.LeaseLostError:
         dropped.append(lease.job_id)
 print(json.dumps([had, dropped]))
 """

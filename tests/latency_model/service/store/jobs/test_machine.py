@@ -101,7 +101,7 @@ class Machine(RuleBasedStateMachine):
         if key in self.keys:
             number, before = self.keys[key]
             if before != what:
-                with pytest.raises(queue.JobConflict):
+                with pytest.raises(queue.JobConflictError):
                     queue.submit(self.database, request, now=self.now, idempotency_key=key)
                 return
             job, new = queue.submit(self.database, request, now=self.now, idempotency_key=key)
@@ -163,7 +163,7 @@ class Machine(RuleBasedStateMachine):
         lease, _ = data.draw(st.sampled_from(self.leases))
         job = self.holder(lease)
         if job is None or job["state"] == "queued":
-            with pytest.raises(queue.LeaseLost):
+            with pytest.raises(queue.LeaseLostError):
                 queue.heartbeat(self.database, lease, now=self.now, lease_s=LEASE_S)
             return
         state, _ = queue.heartbeat(self.database, lease, now=self.now, lease_s=LEASE_S)
@@ -180,7 +180,7 @@ class Machine(RuleBasedStateMachine):
         rows = table(OFFERS[worker].environment, texts, {failing: "too large"} if failing else {})
         job = self.holder(lease)
         if job is None or job["state"] == "queued":
-            with pytest.raises(queue.LeaseLost):
+            with pytest.raises(queue.LeaseLostError):
                 queue.post_rows(self.database, lease, rows, now=self.now, lease_s=LEASE_S)
             return
         posted = queue.post_rows(self.database, lease, rows, now=self.now, lease_s=LEASE_S)
@@ -209,13 +209,13 @@ class Machine(RuleBasedStateMachine):
         job = self.holder(lease)
         failures = dict.fromkeys(CONFIGS[:2], "no") if reasons else {}
         if job is None or job["state"] == "queued":
-            with pytest.raises(queue.LeaseLost):
+            with pytest.raises(queue.LeaseLostError):
                 queue.complete(self.database, lease, now=self.now, failures=failures)
             return
         if job["state"] == "leased":
             left = {t for t, state in job["items"].items() if state == "waiting"} - set(failures)
             if left:
-                with pytest.raises(queue.JobConflict):
+                with pytest.raises(queue.JobConflictError):
                     queue.complete(self.database, lease, now=self.now, failures=failures)
                 return
             for text in failures:
@@ -230,7 +230,7 @@ class Machine(RuleBasedStateMachine):
         lease, _ = data.draw(st.sampled_from(self.leases))
         job = self.holder(lease)
         if job is None:
-            with pytest.raises(queue.LeaseLost):
+            with pytest.raises(queue.LeaseLostError):
                 queue.fail(self.database, lease, "broke", now=self.now)
             return
         found = queue.fail(self.database, lease, "broke", now=self.now, rng=random.Random(0))
@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
         lease, _ = data.draw(st.sampled_from(self.leases))
         job = self.holder(lease)
         if job is None:
-            with pytest.raises(queue.LeaseLost):
+            with pytest.raises(queue.LeaseLostError):
                 queue.give_back(self.database, lease, now=self.now)
             return
         if job["state"] == "leased":
@@ -261,7 +261,7 @@ class Machine(RuleBasedStateMachine):
     def cancel(self, data):
         job = data.draw(st.sampled_from(self.jobs))
         if job["state"] in ("done", "failed"):
-            with pytest.raises(queue.JobConflict):
+            with pytest.raises(queue.JobConflictError):
                 queue.cancel(self.database, job["id"], now=self.now)
             return
         job["state"] = "cancelled"
