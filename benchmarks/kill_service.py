@@ -35,7 +35,7 @@ from sqlalchemy import func, select
 from latency_model.ops import parse_config
 from latency_model.service.store.database import Database, open_database
 from latency_model.service.store.rows import read
-from latency_model.service.store.schema import job_items, jobs, rows
+from latency_model.service.store.schema import environments, job_items, jobs, rows
 from latency_model.service.store.tokens import create_token
 from profiler.backends.fake import FakeDevice
 
@@ -249,6 +249,25 @@ def _database(kind: str, folder: Path):
         yield make()
 
 
+def _wait(processes: list[Process], database: Database, rng: random.Random, longest_s: float) -> str:
+    """Wait until a random moment: of the start of what was killed last, or after rows have come again."""
+    if rng.random() < 0.25:
+        time.sleep(rng.uniform(0.0, 2.0))
+        return "starting"
+    before, deadline = _revision(database), time.monotonic() + 30
+    while _revision(database) == before and time.monotonic() < deadline:
+        for process in processes:
+            process.check()
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0.0, longest_s))
+    return "working"
+
+
+def _revision(database: Database) -> int:
+    with database.read() as connection:
+        return int(connection.scalar(select(func.sum(environments.c.revision))) or 0)
+
+
 def _kill(processes: list[Process], rng: random.Random) -> tuple[str, float]:
     """Kill something, and start it again at once or a little later."""
     while True:
@@ -295,7 +314,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--pause", type=float, default=3.0, help="longest time between two kills, in seconds")
+    parser.add_argument(
+        "--pause", type=float, default=1.5, help="longest time from new rows to a kill, in seconds"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="where the CSV goes")
     given = parser.parse_args()
@@ -334,9 +355,7 @@ def main() -> int:
         load, seen = Load(here, token, random.Random(given.seed + 1)), Seen(database, boxes)
         load.start()
         for number in range(1, given.kills + 1):
-            time.sleep(rng.uniform(0.0, given.pause))
-            for process in processes:
-                process.check()
+            moment = _wait(processes, database, rng, given.pause)
             target, seconds = _kill(processes, rng)
             seen.look()
             records.append(
@@ -346,6 +365,7 @@ def main() -> int:
                     "seed": given.seed,
                     "kill": number,
                     "target": target,
+                    "moment": moment,
                     "at_s": round(time.monotonic() - start, 2),
                     "target_lived_s": round(seconds, 2),
                     "jobs_acknowledged": len(load.acknowledged),

@@ -39,7 +39,8 @@ def list_jobs(
 ) -> list[Job]:
     """Return up to ``limit`` jobs, the latest first, all or those in ``state``.
 
-    ``before`` is the last job of the page before. Their failures are left out. Raises ``InputError`` for a state that there is not, ``UnknownJobError`` for ``before``.
+    ``before`` is the last job of the page before. Their failures are left out. Raises ``InputError`` for a state
+    that there is not, ``UnknownJobError`` for ``before``.
     """
     if state is not None and state not in STATES:
         raise InputError(f"a job is {', '.join(STATES)}, never {state!r}")
