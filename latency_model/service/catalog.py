@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from sqlalchemy import select
 
 from latency_model.errors import GharialError
 from latency_model.ops import Config, OpShape
-from latency_model.service.api.problems import UnknownEnvironment
+from latency_model.service.api.problems import Busy, UnknownEnvironment
 from latency_model.service.prepared import Latency, Lookups, build_lookups, load_lookups, model_of, table_file
 from latency_model.service.store.database import Database
 from latency_model.service.store.records import key_of
@@ -29,7 +31,7 @@ from latency_model.service.store.schema import rows
 if TYPE_CHECKING:
     from latency_model.model import LatencyModel
 
-__all__ = ["Catalog", "Served"]
+__all__ = ["Catalog", "Fitted", "Served"]
 
 _log = logging.getLogger("gharial.service")
 # Building again takes at most this part of the time when rows keep coming.
@@ -58,6 +60,15 @@ class Served:
         return None if row is None else (row.latency_us, row.low_us, row.high_us)
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The model of one revision, and the layout that most of its rows have."""
+
+    info: EnvironmentInfo
+    model: LatencyModel
+    layout: str
+
+
 @dataclass
 class Catalog:
     """The environments of ``database``; files are kept in ``folder``. Threads may share one."""
@@ -66,7 +77,11 @@ class Catalog:
     folder: Path
     poll_s: float = 1.0
     _served: Mapping[str, Served] = field(default_factory=dict, init=False)
-    _models: dict[str, tuple[EnvironmentInfo, LatencyModel]] = field(default_factory=dict, init=False)
+    _models: dict[str, Fitted] = field(default_factory=dict, init=False)
+    _making: dict[str, Future[Fitted]] = field(default_factory=dict, init=False)
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="gharial-fit"), init=False
+    )
     _locks: dict[str, threading.Lock] = field(default_factory=dict, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
     _refreshing: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -87,6 +102,7 @@ class Catalog:
         """End the thread; what it builds is finished first."""
         self._stop.set()
         self._wake.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
         if self._thread is not None:
             self._thread.join()
 
@@ -131,20 +147,41 @@ class Catalog:
             row = connection.execute(query).one_or_none()
         return None if row is None else (row[0], row[1], row[2])
 
-    def model(self, key: str) -> tuple[LatencyModel, int]:
-        """Return the model of an environment and its revision; fitted, or loaded, at the first use of each."""
-        with self._lock(key):
+    def model(self, key: str, *, wait_s: float = 60.0) -> Fitted:
+        """Return the model of an environment; fitted, or loaded, at the first use of each revision.
+
+        Raises ``Busy`` when that takes longer than ``wait_s``: it goes on, and is there for who asks again.
+        """
+        known = self._models.get(key)
+        if known is not None and _moment(known.info) == _moment(self.of(key).info):
+            return known
+        with self._guard:
+            making = self._making.get(key)
+            if making is None:
+                making = self._making[key] = self._pool.submit(self._fit, key)
+        try:
+            return making.result(wait_s)
+        except TimeoutError as error:
+            raise Busy(
+                "the model of this environment is being fitted, which takes a while for many rows; ask again",
+                headers={"Retry-After": "5"},
+            ) from error
+
+    def _fit(self, key: str) -> Fitted:
+        try:
             info = self.of(key).info
-            known = self._models.get(key)
-            if known is None or _moment(known[0]) != _moment(info):
-                known = info, model_of(self.database, self.folder, info)
-                self._models[key] = known
-            return known[1], known[0].revision
+            model = model_of(self.database, self.folder, info)
+            layout = Counter(shape.layout for shape in model.table).most_common(1)[0][0]
+            found = self._models[key] = Fitted(info, model, layout)
+            return found
+        finally:
+            with self._guard:
+                self._making.pop(key, None)
 
     def has_model(self, key: str) -> bool:
         """Whether ``model`` would answer at once."""
         known = self._models.get(key)
-        return known is not None and _moment(known[0]) == _moment(self.of(key).info)
+        return known is not None and _moment(known.info) == _moment(self.of(key).info)
 
     def table_file(self, key: str) -> Path:
         """Return the file of an environment's whole table, made at the first use of each revision."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ from latency_model.network_json import network_to_json
 from latency_model.service.api.problems import NotMeasured
 from latency_model.service.catalog import Catalog
 from latency_model.service.harvesting import Harvesters
+from latency_model.service.store.rows import EnvironmentInfo
 
 if TYPE_CHECKING:
     from latency_model.estimate import Estimate
     from latency_model.model import LatencyModel
 
-__all__ = ["Answer", "Asked", "Estimates", "estimated", "layout_of"]
+__all__ = ["Answer", "Asked", "Estimates", "estimated"]
 
 _KEPT = 512
 _KEPT_BYTES = 128 << 20
@@ -67,32 +68,31 @@ class Estimates:
         """Return the estimate of the model whose skeleton is given; see ``estimated``."""
         served = self.catalog.of(asked.environment)
         digest = hashlib.sha256(skeleton).digest()
-        found = self._kept((digest, asked, served.info.revision))
+        found = self._kept((digest, asked, _moment(served.info)))
         if found is not None:
             return found
-        model, revision = await run_in_threadpool(self.catalog.model, asked.environment)
-        layout = layout_of(model)
-        place = (digest, asked.batch, asked.precision, layout)
+        fitted = await run_in_threadpool(self.catalog.model, asked.environment)
+        place = (digest, asked.batch, asked.precision, fitted.layout)
         network = self._networks.get(place)
         if network is None:
             network = await self.harvesters.harvest(
-                skeleton, batch=asked.batch, precision=asked.precision, layout=layout
+                skeleton, batch=asked.batch, precision=asked.precision, layout=fitted.layout
             )
             self._networks[place] = network
             while len(self._networks) > _NETWORKS:
                 self._networks.popitem(last=False)
-        body = await run_in_threadpool(_body, model, network, asked)
-        return self._keep((digest, asked, revision), Answer(body, revision))
+        body = await run_in_threadpool(_body, fitted.model, network, asked)
+        return self._keep(digest, asked, fitted.info, body)
 
     def of_network(self, network: NetworkCost, asked: Asked) -> Answer:
         """Return the estimate of a network that was harvested elsewhere; blocks."""
         text = json.dumps(network_to_json(network), separators=(",", ":")).encode()
         digest = hashlib.sha256(text).digest()
-        found = self._kept((digest, asked, self.catalog.of(asked.environment).info.revision))
+        found = self._kept((digest, asked, _moment(self.catalog.of(asked.environment).info)))
         if found is not None:
             return found
-        model, revision = self.catalog.model(asked.environment)
-        return self._keep((digest, asked, revision), Answer(_body(model, network, asked), revision))
+        fitted = self.catalog.model(asked.environment)
+        return self._keep(digest, asked, fitted.info, _body(fitted.model, network, asked))
 
     def _kept(self, key: tuple[Any, ...]) -> Answer | None:
         with self._lock:
@@ -102,7 +102,8 @@ class Estimates:
             self._answers.move_to_end(key)
         return replace(found, kept=True)
 
-    def _keep(self, key: tuple[Any, ...], answer: Answer) -> Answer:
+    def _keep(self, digest: bytes, asked: Asked, info: EnvironmentInfo, body: bytes) -> Answer:
+        key, answer = (digest, asked, _moment(info)), Answer(body, info.revision)
         with self._lock:
             if key not in self._answers:
                 self._answers[key] = answer
@@ -112,9 +113,8 @@ class Estimates:
         return answer
 
 
-def layout_of(model: LatencyModel) -> str:
-    """Return the layout that most rows of the model's table have."""
-    return Counter(shape.layout for shape in model.table).most_common(1)[0][0]
+def _moment(info: EnvironmentInfo) -> tuple[int, float]:
+    return info.revision, info.changed_at
 
 
 def _body(model: LatencyModel, network: NetworkCost, asked: Asked) -> bytes:

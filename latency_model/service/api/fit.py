@@ -41,6 +41,6 @@ def fit(
     catalog = service.catalog
     found: dict[str, Any] = {"environment": key, "revision": catalog.of(key).info.revision, "ready": False}
     if wait or catalog.has_model(key):
-        model, revision = catalog.model(key)
-        found |= {"revision": revision, "ready": True, **describe(model)}
+        fitted = catalog.model(key)
+        found |= {"revision": fitted.info.revision, "ready": True, **describe(fitted.model)}
     return found

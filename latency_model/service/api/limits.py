@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latency_model.service.api.problems import Problem, TooLarge, problem_body, problem_of
@@ -37,6 +38,7 @@ _SIZES: Mapping[str, str] = {
     "/v1/tables": "max_table_bytes",
 }
 _MOST_CLIENTS = 10_000
+_GONE = 499  # in the log, of a client that did not wait for an answer
 # Not logged one by one unless asked for, when all is well: there are thousands a second.
 _MANY = frozenset({"/v1/lookup", "/healthz", "/readyz", "/metrics"})
 
@@ -66,10 +68,15 @@ class Rates:
 
 
 class Limits:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    ``direct`` are applications that GET requests of a path go to at once, past the framework, which takes as long
+    as the rest of a lookup. They read no body.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, direct: Mapping[str, ASGIApp] | None = None) -> None:
         self._app, self._service, settings = app, service, service.settings
+        self._direct = dict(direct or {})
         self._rates = Rates(settings.rate_per_s, settings.rate_burst)
         self._sizes = {path: int(getattr(settings, name)) for path, name in _SIZES.items()}
         self._most = settings.max_body_bytes
@@ -92,13 +99,13 @@ class _Request:
 
     __slots__ = (
         "_limits", "_receive", "_send", "_start", "app", "id", "most", "over", "read", "scope", "started",
-        "status", "timer",
+        "status", "timer", "whole",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, scope: Scope, receive: Receive, send: Send) -> None:
         self._limits, self.scope, self._receive, self._send = limits, scope, receive, send
         self._start = time.perf_counter()
-        self.status, self.started, self.read = 0, False, 0
+        self.status, self.started, self.read, self.whole = 0, False, 0, False
         self.over: Problem | None = None
         self.most = limits._sizes.get(scope["path"], limits._most)
         self.timer: asyncio.Timeout | None = None
@@ -112,21 +119,26 @@ class _Request:
         metrics.in_flight.inc()
         try:
             self._admit()
+            if (direct := limits._direct.get(scope["path"])) is not None and scope["method"] == "GET":
+                await direct(scope, self._receive, self._sending)
+                return
             async with asyncio.timeout(limits._timeout_s) as self.timer:
                 await limits._app(scope, self._receiving, self._sending)
-        except TimeoutError:
-            await self._refuse(
-                Problem(f"the request took longer than {limits._timeout_s:g} s", status=408, type="timeout")
-            )
-        except Exception as error:  # what no handler expected
+        except ClientDisconnect:
+            self.status = _GONE
+        except Exception as error:  # what no handler expected, or the end of its time
             problem = self.over or problem_of(error)
+            if isinstance(error, TimeoutError) and self.timer is not None and self.timer.expired():
+                problem = Problem(
+                    f"the request took longer than {limits._timeout_s:g} s", status=408, type="timeout"
+                )
             if problem.status >= 500:
                 _failures.error("failed", exc_info=error, extra={"request_id": self.id})
             await self._refuse(problem)
         finally:
             metrics.in_flight.dec()
             seconds = time.perf_counter() - self._start
-            route = getattr(scope.get("route"), "path", "other")
+            route = _route(scope, limits._direct)
             metrics.request(scope["method"] if route != "other" else "any", route, self.status, seconds)
             self._note(route, seconds)
 
@@ -156,6 +168,10 @@ class _Request:
                     raise self._too_large()
                 return
 
+    def _unread(self) -> bool:
+        """Whether more of the body may be on its way, which nobody should wait for."""
+        return not self.whole and self.scope["method"] not in ("GET", "HEAD")
+
     def _too_large(self) -> Problem:
         return TooLarge(f"the body has more than the {self.most} bytes that this path takes")
 
@@ -163,6 +179,7 @@ class _Request:
         message = await self._receive()
         if message["type"] == "http.request":
             self.read += len(message.get("body", b""))
+            self.whole = not message.get("more_body", False)
             if self.read > self.most:
                 self.over = self._too_large()
                 raise self.over
@@ -178,6 +195,8 @@ class _Request:
                 (b"x-request-id", self.id.encode()),
                 (b"x-content-type-options", b"nosniff"),
             ]
+            if self.status >= 400 and self._unread():
+                message["headers"].append((b"connection", b"close"))
             if self.timer is not None:
                 self.timer.reschedule(None)  # how long sending may take the connection decides
         elif self.over is not None and not self.started:
@@ -187,7 +206,7 @@ class _Request:
         await self._send(message)
 
     async def _refuse(self, problem: Problem) -> None:
-        """Answer with ``problem`` and end the connection: more of the body may be on its way."""
+        """Answer with ``problem``; an answer that was begun is cut off."""
         if self.started:
             if self.status < 500 and self.over is None:
                 raise _CutOff(str(problem))
@@ -197,10 +216,12 @@ class _Request:
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
             (b"x-request-id", self.id.encode()),
+            (b"x-content-type-options", b"nosniff"),
             *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
         ]
+        if self._unread():
+            headers.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -220,6 +241,14 @@ class _Request:
         if "gharial.token" in self.scope:
             said["token"] = self.scope["gharial.token"]
         _log.info("request", extra=said)
+
+
+def _route(scope: Scope, direct: Mapping[str, ASGIApp]) -> str:
+    """Return the path as its route has it, "other" where there is none: paths that clients make up are endless."""
+    found = scope.get("route")
+    if found is not None:
+        return str(getattr(found, "path", "other"))
+    return scope["path"] if scope["path"] in direct else "other"
 
 
 class _CutOff(Exception):  # noqa: N818 - never seen by anybody: it makes the server drop the connection

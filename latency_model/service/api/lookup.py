@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -19,11 +16,11 @@ from latency_model.errors import InputError
 from latency_model.lookup.arrow import columns_from_arrow, result_to_arrow
 from latency_model.ops import Config, parse_config
 from latency_model.service.api.auth import READS, authorise
-from latency_model.service.api.problems import Busy, NotMeasured, problem_body, problem_of
+from latency_model.service.api.problems import Busy, NotMeasured, Problem
 from latency_model.service.catalog import Latency, Served
 from latency_model.service.state import Service, service_of
 
-__all__ = ["ARROW", "answer", "parsed", "router"]
+__all__ = ["ARROW", "answer", "answer_one", "parsed", "router"]
 
 ARROW = "application/vnd.apache.arrow.stream"
 LONGEST = 2000
@@ -69,26 +66,12 @@ def answer(config: Config, latency: Latency | None) -> bytes:
     ).encode()
 
 
-class _FastRoute(APIRoute):
-    """A route that is documented like every other and answered without the framework's machinery."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one lookup."""
-        if scope["method"] not in ("GET", "HEAD"):
-            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
-        headers: Sequence[tuple[bytes, bytes]] = ()
-        try:
-            body, status = await _one(scope), 200
-        except Exception as error:
-            problem = problem_of(error)
-            if problem.status >= 500:
-                raise
-            status = problem.status
-            body = problem_body(problem.type, str(problem), scope.get("gharial.request_id", ""), problem.extra)
-            headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-        start = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-        await send({"type": "http.response.start", "status": status, "headers": start})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+async def answer_one(scope: Scope, _: Receive, send: Send) -> None:
+    """Answer a GET of ``/v1/lookup``, as an ASGI application; raises what is to be told the client."""
+    body = await _one(scope)
+    start = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": start})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _one(scope: Scope) -> bytes:
@@ -96,13 +79,7 @@ async def _one(scope: Scope) -> bytes:
     settings = service.settings
     if not settings.public_reads or any(name == b"authorization" for name, _ in scope["headers"]):
         await authorise(scope, service, settings.reads_need)  # type: ignore[arg-type]
-    try:
-        given = dict(parse_qsl(scope["query_string"].decode("ascii"), max_num_fields=20))
-        key, text = given["environment"], given["config"]
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"a lookup needs ?environment=KEY&config=TEXT, like config={_EXAMPLE!r}"
-        ) from error
+    key, text = _parameters(scope["query_string"])
     served = service.catalog.of(key)
     config = parsed(text)
     latency = served.find(config)
@@ -118,11 +95,24 @@ async def _one(scope: Scope) -> bytes:
     return answer(config, latency)
 
 
+def _parameters(query: bytes) -> tuple[str, str]:
+    """Return the environment and the configuration of a query; the standard library takes thrice as long."""
+    given = {}
+    for part in query.decode("latin-1").split("&", 20):
+        name, _, value = part.partition("=")
+        given[name] = unquote(value.replace("+", " "))
+    try:
+        return given["environment"], given["config"]
+    except KeyError as error:
+        raise Problem(
+            f"a lookup needs ?environment=KEY&config=TEXT, like config={_EXAMPLE!r}", status=422, type="invalid"
+        ) from error
+
+
 router = APIRouter(tags=["lookup"])
-fast = APIRouter(tags=["lookup"], route_class=_FastRoute)
 
 
-@fast.get(
+@router.get(
     "/v1/lookup",
     response_model=Found,
     dependencies=[READS],
@@ -132,7 +122,7 @@ def one(
     config: Annotated[str, Query(description=f"A configuration, like {_EXAMPLE}", max_length=LONGEST)],
 ) -> Any:
     """Return the latency of a convolution or operator and its 95 % interval; 404 when it was not measured."""
-    raise NotImplementedError("answered by the route itself")
+    raise NotImplementedError("the limits hand every such request to answer_one")
 
 
 def _listed(service: Service, served: Served, texts: Sequence[str]) -> bytes:

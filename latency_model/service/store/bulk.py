@@ -10,13 +10,12 @@ from sqlalchemy import Connection
 
 from latency_model.service.store.records import Item
 
-__all__ = ["Known", "add_rows", "delete_rows", "known_rows"]
+__all__ = ["Known", "add_lines", "add_rows", "delete_rows", "known_rows"]
 
 _COLUMNS = (
     *("environment_id", "kind", "key", "latency_us", "low_us", "high_us", "measured_at", "record"),
     *("position", "run_id"),
 )
-_NAMES = ", ".join(_COLUMNS)
 _KEYS = {"sqlite": "key IN (SELECT value FROM json_each(?))", "postgresql": "key = ANY(%s)"}
 _OF_KIND = {"sqlite": "environment_id = ? AND kind = ?", "postgresql": "environment_id = %s AND kind = %s"}
 
@@ -36,7 +35,6 @@ def known_rows(
     if not keys:
         return {}
     name = connection.dialect.name
-    # The first rows of a million that come in chunks need not be looked for.
     found = connection.exec_driver_sql(
         f"SELECT key, measured_at, position, record FROM rows WHERE {_OF_KIND[name]} AND {_KEYS[name]}",
         (environment_id, kind, _list(name, keys)),
@@ -59,12 +57,20 @@ def add_rows(
 ) -> None:
     """Insert rows with their positions; their keys must be free."""
     lines = [(environment_id, *item, position, run_id) for item, position in found]
+    add_lines(connection, "rows", _COLUMNS, lines)
+
+
+def add_lines(
+    connection: Connection, table: str, columns: Sequence[str], lines: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert ``lines``, the values of ``columns``, into a table."""
+    names = ", ".join(columns)
     if connection.dialect.name == "sqlite":
-        places = ", ".join("?" * len(_COLUMNS))
-        connection.exec_driver_sql(f"INSERT INTO rows ({_NAMES}) VALUES ({places})", lines)
+        places = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {table} ({names}) VALUES ({places})", list(lines))
         return
     raw: Any = connection.connection.driver_connection
-    with raw.cursor() as cursor, cursor.copy(f"COPY rows ({_NAMES}) FROM STDIN") as copy:
+    with raw.cursor() as cursor, cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
         for line in lines:
             copy.write_row(line)
 
