@@ -293,7 +293,7 @@ def test_a_device_that_is_lost_ends_the_attempt_and_the_worker(service, tmp_path
         raise GharialError("20 workers in a row died")
 
     job = service.submit(convs(88, 3), max_attempts=2)
-    monkeypatch.setattr("profiler.remote.worker.profile", lost)
+    monkeypatch.setattr("profiler.remote.work.profile", lost)
     with pytest.raises(GharialError, match="20 workers"):
         worker(service, tmp_path).run()
     found = service.job(job["id"])
