@@ -147,7 +147,9 @@ class Skeleton:
         elif kind in (1, 5):
             end = start + (8 if kind == 1 else 4)
         else:
-            raise ModelError("the model cannot be read as ONNX (it has a field of no known kind); export it again")
+            raise ModelError(
+                "the model cannot be read as ONNX (it has a field of no known kind); export it again"
+            )
         self._fits(message, self._place + end)
         self._keep(end - at)
         if end > len(self._buffer):

@@ -10,7 +10,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from latency_model.harvest import harvest
-from latency_model.measurement import NetworkRow
 from latency_model.ops import OpShape
 from latency_model.service.api.app import create_app
 from latency_model.service.serving import server_of

@@ -60,7 +60,11 @@ def test_what_was_not_measured_is_a_problem_that_says_so(client, table, syntheti
         ("environment=0123&config=x", 404, "unknown-environment"),
         ("environment=KEY&config=x", 400, "input-error"),
         ("environment=KEY&config=" + "9" * 5000, 400, "input-error"),
-        ("environment=KEY&config=1x1x8x8+->8+k" + "9" * 1500 + "+s1+p1+g1+conv+fp32+nchw", 400, "input-error"),
+        (
+            "environment=KEY&config=1x1x8x8+->8+k" + "9" * 1500 + "+s1+p1+g1+conv+fp32+nchw",
+            400,
+            "input-error",
+        ),
         ("environment=KEY&config=%00%ff", 400, "input-error"),
         ("environment=KEY&config=1x16x8x8+->16+k3xx+s1+p1+g1+conv+fp32+nchw", 400, "input-error"),
         ("environment=KEY&config=op+Add+1x0+fp32+nchw", 400, "input-error"),
@@ -99,7 +103,13 @@ def test_bulk_answers_are_those_of_the_lookup_table(client, table, synthetic):
 def test_environments_say_what_they_hold(client, table):
     (one,) = client.get("/v1/environments").json()
     key = table.environment.key
-    assert (one["key"], one["convs"], one["ops"], one["networks"], one["failures"]) == (key, len(table), 1, 1, 1)
+    assert (one["key"], one["convs"], one["ops"], one["networks"], one["failures"]) == (
+        key,
+        len(table),
+        1,
+        1,
+        1,
+    )
     assert Environment.from_json(one["environment"]) == table.environment
     detail = client.get(f"/v1/environments/{key}").json()
     assert (detail["precisions"], detail["layouts"], detail["batches"]) == (["fp32"], ["nchw"], [1])
@@ -167,7 +177,11 @@ def test_rows_of_another_process_show_up(client, table, synthetic, helpers):
     shape = synthetic.shape.with_channels(777, 3)
     assert ask(client, table, shape.text).status_code == 404
     # Another connection to the file is what another process has.
-    put(client.database, LatencyTable(table.environment, {shape: synthetic.measurement(5.5)}), source="elsewhere")
+    put(
+        client.database,
+        LatencyTable(table.environment, {shape: synthetic.measurement(5.5)}),
+        source="elsewhere",
+    )
     helpers.until(lambda: ask(client, table, shape.text).status_code == 200)
     service = client.app.state.service
     helpers.until(lambda: service.catalog.of(table.environment.key).fresh)
@@ -188,7 +202,9 @@ def test_without_lookups_the_database_answers(new_client, table, synthetic, monk
     assert ask(client, table, operator.text).json()["latency_us"] == 3.25
     ready = client.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["environments"][table.environment.key].startswith("building: answered from the database")
+    assert ready.json()["environments"][table.environment.key].startswith(
+        "building: answered from the database"
+    )
     path = f"/v1/lookup/arrow?environment={table.environment.key}"
     refused = client.post(path, content=columns_to_arrow(ConvColumns.of([shape])))
     assert refused.status_code == 503
