@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 from strategies import conv_shapes, environments, measurements
@@ -20,6 +20,8 @@ from latency_model.table import LatencyTable
 quick = settings(
     deadline=None,
     max_examples=25,
+    # Shrinking would take minutes: every example is several transactions.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 # Few shapes, so that tables meet; texts with what databases stumble over.
@@ -167,6 +169,22 @@ def test_what_becomes_of_each_row(database, synthetic):
         "revision": 6,
         "identical": 1,
     }
+
+
+def test_networks_keep_their_order_and_counts_their_count(database, mixed, synthetic):
+    rows.put(database, mixed, source="x")
+    again = dataclasses.replace(mixed.networks[1], measurement=synthetic.measurement(11.0, at="2027"))
+    other = dataclasses.replace(again, name="0")
+    [failed, *_] = mixed.failures
+    measured = {failed: synthetic.measurement(3.0)}
+    update = LatencyTable(mixed.environment, measured, networks=(other, again))
+    report = rows.put(database, update, source="y")
+    found = rows.read(database, mixed.environment.key)
+    assert found == mixed.merge(update)
+    assert [network.name for network in found.networks] == ["z", "a", "m\0ü", "0"]
+    assert (report.new, report.replaced, report.ended) == (2, 1, 1)
+    real, kept = counted(database, mixed.environment.key)
+    assert real == kept == {"conv": 5 - 1, "op": 2, "network": 4, "failure": 1}
 
 
 def test_an_empty_table_makes_its_environment(database, synthetic):
