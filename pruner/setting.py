@@ -138,7 +138,13 @@ def _batch_of(table: LatencyTable, wanted: int | None) -> int:
 
 
 def prepare(
-    model: str, *, weights: Path | None, table: Path, budget: str, batch: int | None = None, seed: int = 0
+    model: str,
+    *,
+    weights: Path | None,
+    table: Path | LatencyTable,
+    budget: str,
+    batch: int | None = None,
+    seed: int = 0,
 ) -> Setting:
     """Load and check everything a run needs, without training anything.
 
@@ -146,7 +152,7 @@ def prepare(
     minimum when the budget lies below it.
     """
     wish, *others = parse_budgets(budget)
-    rows = LatencyTable.load(find_table(table))
+    rows = table if isinstance(table, LatencyTable) else LatencyTable.load(find_table(table))
     torch.manual_seed(seed)
     loaded = load_model(model)
     if loaded.module is None:
@@ -161,7 +167,7 @@ def prepare(
     network = harvest(loaded, batch=count, precision=PRECISION).regroup(
         graph.axes(), {name: group.size for name, group in graph.groups.items()}
     )
-    fitted = LatencyModel.fit([rows], origin=str(table))
+    fitted = LatencyModel.fit([rows], origin="TABLE" if isinstance(table, LatencyTable) else str(table))
     setting = Setting(
         loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted, tuple(others)
     )

@@ -111,7 +111,7 @@ class Transport:
         return self.read(json.loads, answer.body)
 
     def read(self, read: Callable[[Any], _T], data: Any) -> _T:
-        """Return ``read(data)``; ``ServerError`` where it makes no sense, which tells of a server of another version."""
+        """Return ``read(data)``; ``ServerError`` where it makes no sense, as of a server of another version."""
         try:
             return read(data)
         except (
