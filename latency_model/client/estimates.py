@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latency_model.errors import InputError, ModelError
-from latency_model.network import Channels, NetworkCost
+from latency_model.network import NetworkCost
 from latency_model.network_json import network_to_json
 
 if TYPE_CHECKING:
     from latency_model.client.transport import Answer, Transport
 
-__all__ = ["at_counts", "estimated", "skeleton"]
+__all__ = ["estimated", "skeleton"]
 
 _PART = 1 << 20
 _LONGEST = 200
@@ -40,7 +39,7 @@ def estimated(
     if isinstance(model, NetworkCost):
         if batch is not None or precision is not None:
             raise InputError("a harvested network has its batch and its precision; leave them out")
-        return _network(transport, model if counts is None else at_counts(model, counts), query)
+        return _network(transport, model, query, None if counts is None else model.counts(counts))
     if counts is not None:
         raise InputError("counts name the channel groups of a harvested network; harvest the model first")
     text = str(model)
@@ -56,8 +55,15 @@ def estimated(
     return _network(transport, _harvested(transport, text, environment, batch, precision), query)
 
 
-def _network(transport: Transport, network: NetworkCost, query: Mapping[str, Any]) -> Answer:
-    body = json.dumps(network_to_json(network), separators=(",", ":")).encode()
+def _network(
+    transport: Transport,
+    network: NetworkCost,
+    query: Mapping[str, Any],
+    counts: Mapping[str, int] | None = None,
+) -> Answer:
+    data = network_to_json(network)
+    sent = data if counts is None else {"network": data, "counts": dict(counts)}
+    body = json.dumps(sent, separators=(",", ":")).encode()
     query = {"name": network.name[-_LONGEST:], **query}
     return transport.ask("POST", "/v1/estimate/network", query=query, body=body, headers=_JSON)
 
@@ -79,20 +85,6 @@ def _harvested(
             raise InputError(f"the table has rows of {', '.join(known)}; choose with --precision")
         precision = known[0]
     return harvest(loaded, batch=batch, precision=precision, layout=layout)
-
-
-def at_counts(network: NetworkCost, counts: Mapping[str, int]) -> NetworkCost:
-    """Return what is left of ``network`` at channel ``counts``, as a network of its own without groups."""
-    full = network.counts(counts)
-    sites = tuple(
-        replace(site, shape=shape, inputs=Channels(shape.in_channels), outputs=Channels(shape.out_channels))
-        for site, shape in network.shapes(full)
-    )
-    ops, reorders = (
-        tuple(replace(op, shape=shape, axes=()) for op in some if (shape := op.at(full)) is not None)
-        for some in (network.ops, network.reorders)
-    )
-    return replace(network, sites=sites, groups={}, ops=ops, reorders=reorders)
 
 
 def skeleton(path: Path) -> bytes:
