@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Jobs"]
 
+_LONGEST_KEY = 128
 _ENDED = frozenset({"done", "failed", "cancelled"})
 
 
@@ -85,7 +86,12 @@ class Jobs:
         weights are not sent. The same ``idempotency_key`` makes one job however often it is submitted; without one
         each call has its own, under which a lost answer is asked for again.
         """
-        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        key = idempotency_key or secrets.token_hex(16)
+        if len(key) > _LONGEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+            raise InputError(
+                f"an idempotency key has up to {_LONGEST_KEY} printable ASCII characters and no spaces"
+            )
+        headers = {"Idempotency-Key": key}
         common = {"priority": priority, "max_attempts": max_attempts}
         if isinstance(what, Path) or (isinstance(what, str) and what.lower().endswith(".onnx")):
             from latency_model.client.estimates import skeleton

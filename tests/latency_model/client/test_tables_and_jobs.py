@@ -103,7 +103,7 @@ def test_jobs(server):
         assert client.jobs.status(job) == client.jobs.status(job.id)
         assert job.id in [each.id for each in client.jobs.list("queued")]
         assert client.jobs.items(job) == dict.fromkeys(configs, "waiting")
-        one, two = (client.jobs.submit(configs, idempotency_key="the same") for _ in range(2))
+        one, two = (client.jobs.submit(configs, idempotency_key="the-same") for _ in range(2))
         assert one.id == two.id != job.id
         with pytest.raises(ServerError, match="0 of 3 rows"):
             client.jobs.wait(job, timeout_s=0.2, poll_s=0.05)
@@ -114,6 +114,9 @@ def test_jobs(server):
             client.jobs.status("abcdef")
         with pytest.raises(InputError):
             client.jobs.submit(["no shape"])
+        for key in ("two words", "two\r\nlines", "\u00e9", "k" * 129):
+            with pytest.raises(InputError, match="idempotency key"):
+                client.jobs.submit(configs, idempotency_key=key)
         with pytest.raises(InputError, match="ONNX file"):
             client.jobs.submit(configs, batch=1)
     with Client(server.url) as client, pytest.raises(InputError, match="jobs:write"):
