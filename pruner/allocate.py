@@ -34,19 +34,42 @@ class Allocation:
 
 
 def choices(
-    costs: Sequence[Cost], blocks: BlockGroups, *, floors: Mapping[str, int]
+    costs: Sequence[Cost], blocks: BlockGroups, *, floors: Mapping[str, int], stairs: Cost | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Return the counts that are considered per group: efficient ones, 0 inside removable blocks."""
+    """Return the counts that are considered per group: efficient ones, 0 inside removable blocks.
+
+    Efficient in ``stairs`` where that is given and knows the group, else in the first cost that does.
+    """
     inside = {group for groups in blocks.values() for group in groups}
-    candidates = joint_candidates(costs, floors=floors)
+    candidates = joint_candidates(_seen(costs, stairs), floors=floors)
     return {group: (0, *counts) if group in inside else counts for group, counts in candidates.items()}
 
 
+def _seen(costs: Sequence[Cost], stairs: Cost | None) -> tuple[Cost, ...]:
+    """Return the costs in the order in which they say what counts are efficient."""
+    return tuple(costs) if stairs is None else (stairs, *costs)
+
+
+def _programme(
+    costs: Sequence[Cost], blocks: BlockGroups, *, floors: Mapping[str, int], stairs: Cost | None
+) -> Programme:
+    candidates = choices(costs, blocks, floors=floors, stairs=stairs)
+    return Programme(costs, candidates, blocks, stairs=_seen(costs, stairs))
+
+
 def minimum(
-    costs: Sequence[Cost], blocks: BlockGroups, *, floors: Mapping[str, int], seconds: float = 60.0
+    costs: Sequence[Cost],
+    blocks: BlockGroups,
+    *,
+    floors: Mapping[str, int],
+    stairs: Cost | None = None,
+    seconds: float = 60.0,
 ) -> float:
-    """Return the least value that the first cost can reach above the floors, blocks removable."""
-    programme = Programme(costs, choices(costs, blocks, floors=floors), blocks)
+    """Return the least value that the first cost can reach above the floors, blocks removable.
+
+    With ``stairs`` among the counts that are efficient in it.
+    """
+    programme = _programme(costs, blocks, floors=floors, stairs=stairs)
     objective = np.zeros(programme.size)
     for column, value in programme.linear[0].items():
         objective[column] = -value / costs[0].full
@@ -62,6 +85,7 @@ def allocate(
     *,
     floors: Mapping[str, int],
     losses: Losses | None = None,
+    stairs: Cost | None = None,
     slack: float = 0.015,
     seconds: float = 60.0,
 ) -> Allocation:
@@ -70,18 +94,19 @@ def allocate(
     ``limits`` pairs each cost with its upper bound; ``channels[group]`` values single channels (≥ 0). The
     ``losses`` replaces the sum of values by measured rises of the loss, to be least in sum. The
     first cost is also kept above ``(1 - slack)`` of its bound where that is possible: a budget is to be
-    used. ``floors`` are the least counts of groups outside removed blocks. Raises ``BudgetError`` with the
-    reachable minimum when no counts fit.
+    used. ``floors`` are the least counts of groups outside removed blocks. With ``stairs``, a cost without a bound,
+    counts are efficient in it: a budget of multiply-accumulates is met with channels that the device runs well.
+    Raises ``BudgetError`` with the reachable minimum when no counts fit.
     """
     costs = [cost for cost, _ in limits]
-    programme = Programme(costs, choices(costs, blocks, floors=floors), blocks)
+    programme = _programme(costs, blocks, floors=floors, stairs=stairs)
     worth = programme.worth(channels, losses or {})
     upper = [(-np.inf, limit) for _, limit in limits]
     tight = [((1 - slack) * limits[0][1], limits[0][1]), *upper[1:]]
     solved = programme.solve(worth, tight, seconds=seconds) or programme.solve(worth, upper, seconds=seconds)
     solved = _unrounded(programme, worth, limits, solved, slack=slack, seconds=seconds)
     if solved is None:
-        least = minimum(costs, blocks, floors=floors, seconds=seconds)
+        least = minimum(costs, blocks, floors=floors, stairs=stairs, seconds=seconds)
         cost, limit = limits[0]
         raise BudgetError(
             f"the budget of {limit / cost.full:.3f}x {cost.metric} cannot be reached: the least is "

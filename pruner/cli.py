@@ -66,6 +66,20 @@ def prune(
     batch: Annotated[
         int | None, typer.Option(help="Batch to time with; the table's smallest if not given.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="What the result is exported, predicted and timed in: fp32, fp16 or tf32. fp32 if not given, or the "
+            "only one that the table has. Training is not in it: see --amp."
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where training runs: auto (a GPU if there is one), cpu, cuda or cuda:N. What is timed is the "
+            "table's device."
+        ),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Batch to train with.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate while the method learns.")] = 0.01,
     finetune_lr: Annotated[float, typer.Option(help="Learning rate of recovery.")] = 0.02,
@@ -117,6 +131,8 @@ def prune(
         epochs=epochs,
         finetune_epochs=finetune_epochs,
         batch=batch,
+        precision=precision,
+        device=device,
         batch_size=batch_size,
         lr=lr,
         finetune_lr=finetune_lr,

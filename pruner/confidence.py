@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from latency_model.errors import BudgetError
-from pruner.allocate import Allocation, Losses, allocate
+from pruner.allocate import Allocation, Losses, allocate, choices
 from pruner.setting import Setting
 from pruner.shares import allocate_shares
 
@@ -39,8 +39,11 @@ def allocate_within(
     def found_with(margin: float) -> Allocation:
         bounds = [(setting.cost, limit / (1 + margin)), *setting.other_limits]
         if shares is not None:
-            return allocate_shares(bounds, values, shares, setting.choices)
-        return allocate(bounds, values, setting.blocks, floors=setting.floors, losses=losses)
+            counts = choices([cost for cost, _ in bounds], setting.blocks, floors=setting.floors)
+            return allocate_shares(bounds, values, shares, counts)
+        return allocate(
+            bounds, values, setting.blocks, floors=setting.floors, losses=losses, stairs=setting.stairs
+        )
 
     sure = setting.budget.confidence
     if sure is None:

@@ -159,4 +159,5 @@ def _plan(
         seed=seed,
         predicted=predicted,
         model=setting.loaded.name,
+        precision=setting.precision,
     )

@@ -9,7 +9,8 @@ layers that read the channel: that is what removing the channel later does, what
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import weakref
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,19 @@ def _straight_through(logits: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
     return (hard + (soft - soft.detach())) * mask
 
 
+@dataclass(frozen=True, slots=True)
+class _Gated:
+    """What a reader got for ``source``, for the next reader of the same tensor."""
+
+    source: weakref.ref[Tensor]
+    version: int
+    result: Tensor
+
+    def is_of(self, x: Tensor) -> bool:
+        """Whether ``x`` is that very tensor, and nobody has written to it since."""
+        return self.source() is x and x._version == self.version
+
+
 class Gates(nn.Module):
     """Learned keep probabilities for every group of ``graph``, attached to ``model`` by ``attach``.
 
@@ -46,12 +60,14 @@ class Gates(nn.Module):
     its mask is 1: deterministic. Masks are permanent: the method closes
     channels and nothing opens them again. ``last[group]`` holds the latest samples, shape (B, C).
     ``noise`` scales the noise: 1 is the method's, towards 0 a gate is open when its logit is above 0. Noise
-    comes from torch's global generator.
+    is drawn on ``device``, where the gated model must be too, from torch's global generator of it.
     """
 
     last: dict[str, Tensor]
 
-    def __init__(self, graph: ChannelGraph, *, initial_keep: float = 0.995) -> None:
+    def __init__(
+        self, graph: ChannelGraph, *, initial_keep: float = 0.995, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__()
         self.groups = {name: group.size for name, group in graph.groups.items()}
         self._points = graph.gates
@@ -61,16 +77,20 @@ class Gates(nn.Module):
         start = logit(initial_keep)
         self.logits = nn.ParameterDict(
             {
-                self._index[name]: nn.Parameter(torch.full((size,), start))
+                self._index[name]: nn.Parameter(torch.full((size,), start, device=device))
                 for name, size in self.groups.items()
             }
         )
         for name, size in self.groups.items():
-            self.register_buffer(f"mask{self._index[name]}", torch.ones(size))
+            self.register_buffer(f"mask{self._index[name]}", torch.ones(size, device=device))
         self.noise = 1.0
         # (start, stop, count): the rows of the noise of a batch of ``count`` images that are this process's.
         self.shard: tuple[int, int, int] | None = None
         self.last = {}
+        # Which images keep a block, for the blocks that some image closes.
+        self._alive: dict[str, Tensor] = {}
+        # What has been gated in the forward pass that runs; None outside of one.
+        self._gated: dict[int, _Gated] | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def logit_of(self, group: str) -> nn.Parameter:
@@ -89,61 +109,97 @@ class Gates(nn.Module):
         """Return the probability that a gate with these logits is open under the present noise."""
         return torch.sigmoid(logits / max(self.noise, _LEAST_NOISE))
 
-    def _draw(self, batch: int, device: torch.device) -> None:
+    def _draw(self, batch: int) -> None:
         self.last = {}
         for name in self.groups:
             logits, mask = self.logit_of(name), self.mask_of(name)
             if self.training:
                 start, stop, count = self.shard or (0, batch, batch)
-                uniform = torch.rand(count, logits.numel())[start:stop]
-                noise = self.noise * torch.logit(uniform, eps=1e-7).to(device)
+                uniform = torch.rand(count, logits.numel(), device=logits.device)[start:stop]
+                noise = self.noise * torch.logit(uniform, eps=1e-7)
                 self.last[name] = _straight_through(logits, noise, mask)
             else:
                 self.last[name] = mask.expand(batch, -1)
+        self._alive = self._look_for_closed() if self._blocks else {}
+
+    def _look_for_closed(self) -> dict[str, Tensor]:
+        """Return which images (B,) keep a block, for the blocks that some image closes.
+
+        A block is closed where one of its groups has no open channel. All are looked at together: on a GPU the host
+        waits once for each forward pass, not once for each block.
+        """
+        some = {
+            group: self.last[group].detach().sum(1) > 0 for block in self._blocks for group in block.groups
+        }
+        alive = torch.stack(
+            [torch.stack([some[group] for group in block.groups]).all(0) for block in self._blocks]
+        )
+        whole = alive.all(1).tolist()
+        return {
+            block.name: row for block, row, all_ in zip(self._blocks, alive, whole, strict=True) if not all_
+        }
 
     def attach(self, model: nn.Module) -> None:
         """Gate ``model`` in place with hooks; ``detach`` takes them off again."""
         modules = dict(model.named_modules())
 
-        def draw(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._draw(args[0].shape[0], args[0].device)
+        def begin(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._draw(args[0].shape[0])
+            self._gated = {}
 
-        self._handles.append(model.register_forward_pre_hook(draw))
-        for point in self._points:
-            positions = torch.tensor(point.channels)
-            plain = point.channels == tuple(range(self.groups[point.group]))
-            hook = self._multiplier(point.group, None if plain else positions)
+        def end(*_: object) -> None:
+            self._gated = None
+
+        self._handles.append(model.register_forward_pre_hook(begin))
+        self._handles.append(model.register_forward_hook(end, always_call=True))
+        readers = [(point.group, point.channels) for point in self._points]
+        for point, reader in zip(self._points, readers, strict=True):
+            # Two readers of one tensor, like the first convolution of a block and its shortcut, share its gating.
+            place = readers.index(reader) if readers.count(reader) > 1 else None
+            hook = self._multiplier(point.group, point.channels, place)
             self._handles.append(modules[point.module].register_forward_pre_hook(hook))
-
         for block in self._blocks:
-            hook = self._closer(block.groups)
-            self._handles.append(modules[block.tail].register_forward_hook(hook))
+            self._handles.append(modules[block.tail].register_forward_hook(self._closer(block.name)))
 
-    def _closer(self, groups: Sequence[str]):  # type: ignore[no-untyped-def]
+    def _closer(self, block: str):  # type: ignore[no-untyped-def]
         """Return a hook that silences a branch for images in which one of its groups is fully closed.
 
         Without it the branch would still add the shift of its last norm, which goes when the block goes.
         """
 
         def close(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            alive = torch.stack([self.last[group].detach().sum(1) > 0 for group in groups]).all(0)
-            if bool(alive.all()):
+            alive = self._alive.get(block)
+            if alive is None:
                 return None
             return output * alive.to(output.dtype).view(-1, *[1] * (output.dim() - 1))
 
         return close
 
-    def _multiplier(self, group: str, positions: Tensor | None):  # type: ignore[no-untyped-def]
-        def multiply(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = args[0]
+    def _multiplier(self, group: str, channels: tuple[int, ...], place: int | None):  # type: ignore[no-untyped-def]
+        """Return a hook that gates a reader's input; readers with the same ``place`` share the result."""
+        plain = channels == tuple(range(self.groups[group]))
+        positions = None if plain else torch.tensor(channels, device=self.mask_of(group).device)
+
+        def gate_of(x: Tensor) -> Tensor:
             gate = self.last[group]
             if positions is not None:
                 spread = gate[:, positions.clamp(min=0)]
-                gate = torch.where(positions.to(gate.device) < 0, torch.ones_like(spread), spread)
+                gate = torch.where(positions < 0, torch.ones_like(spread), spread)
             axis = 1 if x.dim() != 3 else 2
             shape = [x.shape[0]] + [1] * (x.dim() - 1)
             shape[axis] = gate.shape[1]
-            return (x * gate.to(x.dtype).view(shape), *args[1:])
+            return gate.to(x.dtype).view(shape)
+
+        def multiply(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            x = args[0]
+            # Inference tensors do not count how often they are written to.
+            seen = self._gated if place is not None and not x.is_inference() else None
+            if seen is None or place is None:
+                return (x * gate_of(x), *args[1:])
+            earlier = seen.get(place)
+            if earlier is None or not earlier.is_of(x):
+                earlier = seen[place] = _Gated(weakref.ref(x), x._version, x * gate_of(x))
+            return (earlier.result, *args[1:])
 
         return multiply
 

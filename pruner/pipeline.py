@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latency_model.console import progress as progress_display
 from latency_model.errors import InputError
@@ -29,11 +29,14 @@ from pruner.served_table import keep_table
 from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
+from pruner.training.device import choose, on, require_run
 from pruner.training.fabric import open_processes
 from pruner.training.mixed import half_type
+from pruner.training.state import load_tensors, save_tensors
 from pruner.training.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress
     from torch import nn
 
@@ -47,11 +50,16 @@ __all__ = ["PruneRequest", "prune"]
 
 ROUNDS = 200
 _PLAN = "plan.json"
+_NORMS = "norms.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneRequest:
-    """Everything that decides the result of a run; two runs with equal requests give equal networks."""
+    """What decides the result of a run, and ``device``: on one CPU, equal requests give equal networks.
+
+    ``device`` is where training runs, not what is timed: auto, cpu, cuda or cuda:N. A run goes on on another one.
+    ``precision`` is what the network is deployed and timed in; None for fp32, or the only one that the table has.
+    """
 
     model: str
     table: str
@@ -62,6 +70,7 @@ class PruneRequest:
     epochs: int = 3
     finetune_epochs: int = 3
     batch: int | None = None
+    precision: str | None = None
     batch_size: int = 128
     lr: float = 0.01
     finetune_lr: float = 0.02
@@ -70,6 +79,7 @@ class PruneRequest:
     ema: float | None = None
     seed: int = 0
     options: tuple[str, ...] = ()
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         # Recovery comes last: what it would refuse must not cost the run before it.
@@ -79,12 +89,18 @@ class PruneRequest:
         if self.ema is not None and not 0 < self.ema < 1:
             raise InputError(f"ema must be above 0 and below 1, not {self.ema!r}")
 
+    def asked(self) -> dict[str, Any]:
+        """Return what makes another run of it, ready for JSON: where it is trained does not."""
+        fields = {name: value for name, value in asdict(self).items() if name != "device"}
+        return {**fields, "options": list(self.options)}
+
 
 @dataclass(frozen=True)
 class _Stages:
     """What every stage that trains needs beside the request."""
 
     processes: Processes
+    device: torch.device
     progress: Progress
     log_dir: Path | None
 
@@ -118,12 +134,13 @@ def prune(
     raises; a request that cannot be run leaves ``out`` as it was, ``restart`` or not.
     """
     out, started = Path(out), time.monotonic()
-    asked = {**asdict(request), "options": list(request.options)}
+    asked = request.asked()
     if holds(asked, out, restart=restart) and (out / "report.json").is_file():
         return load_report(out)
     # A mistake ends here, before anything is written or thrown away: the corrected command can follow.
     if log_dir is not None:
         TensorBoard(log_dir)
+    device = choose(request.device)
     method = open_method(request.method, parse_options(request.options))
     setting = prepare(
         request.model,
@@ -131,21 +148,24 @@ def prune(
         table=table if table is not None else Path(request.table),
         budget=request.budget,
         batch=request.batch,
+        precision=request.precision,
         seed=request.seed,
     )
     splits = load_data(request.data, seed=request.seed, workers=workers)
     splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
-    processes = open_processes()
+    processes = open_processes(device.type)
+    device = processes.place(device)
+    require_run(setting.module, setting.input_shape, device, name=setting.loaded.name)
     if not processes.first:
-        return _follow(request, method, setting, splits, out, processes)
-    with backend_of(setting.table.environment) as backend:
+        return _follow(request, method, setting, splits, out, processes, device)
+    with backend_of(setting.table.environment, precision=setting.precision) as backend:
         claim(asked, out, restart=restart)
         if table is not None:
             keep_table(table, out)
         clock = Stopwatch(out, started=started)
         try:
             with progress_display() as progress:
-                stages = _Stages(processes, progress, log_dir)
+                stages = _Stages(processes, device, progress, log_dir)
                 return _run(
                     request, method, setting, splits, backend, out, stages, command=command, clock=clock
                 )
@@ -154,11 +174,17 @@ def prune(
 
 
 def _follow(
-    request: PruneRequest, method: Method, setting: Setting, splits: Splits, out: Path, processes: Processes
+    request: PruneRequest,
+    method: Method,
+    setting: Setting,
+    splits: Splits,
+    out: Path,
+    processes: Processes,
+    device: torch.device,
 ) -> RunReport:
     """Take this process's part in the training of ``_run``, which the first process runs."""
     with progress_display(quiet=True) as progress:
-        stages = _Stages(processes, progress, None)
+        stages = _Stages(processes, device, progress, None)
         original = copy.deepcopy(setting.module)
         processes.wait()  # until the first process has claimed the folder
         _learn(request, method, setting, original, splits, out, stages)
@@ -184,12 +210,19 @@ def _run(
     original = copy.deepcopy(setting.module)
 
     def measure(small: nn.Module) -> Proof:
-        shape, batch = setting.input_shape, setting.batch
-        return measure_pair(backend, original, small, shape, batch=batch, rounds=ROUNDS)
+        return measure_pair(
+            backend,
+            original,
+            small,
+            setting.input_shape,
+            batch=setting.batch,
+            rounds=ROUNDS,
+            precision=setting.precision,
+        )
 
     stages.processes.wait()
     values = _learn(request, method, setting, original, splits, out, stages)
-    plan, notes = _decide(request, setting, values, measure, splits, out, stages.progress)
+    plan, notes = _decide(request, setting, values, measure, splits, out, stages)
     stages.processes.wait()
     small = cut(setting, plan)
     _recover(request, small, original, splits, out, stages)
@@ -206,6 +239,7 @@ def _run(
         seconds=clock.seconds,
         command=command,
         data=request.data,
+        device=stages.device,
     )
     stages.processes.wait()
     return report
@@ -241,7 +275,8 @@ def _learn(
         callbacks=stages.logs("learn"),
         others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
     )
-    return method.values(problem).check(setting.graph, method=request.method)
+    with on(stages.device, setting.module, original):
+        return method.values(problem).check(setting.graph, method=request.method)
 
 
 def _decide(
@@ -251,17 +286,18 @@ def _decide(
     measure: Callable[[nn.Module], Proof],
     splits: Splits,
     out: Path,
-    progress: Progress,
+    stages: _Stages,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Return the plan and its notes; decided once and kept, so that a resumed run cuts the same network."""
-    kept = out / _PLAN
+    kept, progress = out / _PLAN, stages.progress
     if not kept.is_file():
         losses = None
         if values.shares is None:
             images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
-            losses = measure_losses(
-                setting.module, setting.graph, values, setting.choices, images, progress=progress
-            )
+            with on(stages.device, setting.module):
+                losses = measure_losses(
+                    setting.module, setting.graph, values, setting.choices, images, progress=progress
+                )
         task = progress.add_task("allocating and timing", total=ATTEMPTS, note="")
 
         def timed(small: nn.Module) -> Proof:
@@ -292,21 +328,36 @@ def _recover(
     stages: _Stages,
 ) -> None:
     """Re-estimate batch-norm statistics, then fine-tune with the original network as teacher."""
-    recalibrate(small, splits.train, batches=20, seed=request.seed)
-    fit(
-        small,
-        splits,
-        epochs=request.finetune_epochs,
-        lr=request.finetune_lr,
-        batch_size=request.batch_size,
-        seed=request.seed,
-        teacher=original,
-        amp=request.amp,
-        clip_norm=request.clip_norm,
-        ema=request.ema,
-        state_dir=out / "recover",
-        callbacks=stages.logs("recover"),
-        progress=stages.progress,
-        description="recovering accuracy",
-        processes=stages.processes,
-    )
+    with on(stages.device, small, original):
+        _recalibrate(request, small, splits, out, stages)
+        fit(
+            small,
+            splits,
+            epochs=request.finetune_epochs,
+            lr=request.finetune_lr,
+            batch_size=request.batch_size,
+            seed=request.seed,
+            teacher=original,
+            amp=request.amp,
+            clip_norm=request.clip_norm,
+            ema=request.ema,
+            state_dir=out / "recover",
+            callbacks=stages.logs("recover"),
+            progress=stages.progress,
+            description="recovering accuracy",
+            processes=stages.processes,
+        )
+
+
+def _recalibrate(request: PruneRequest, small: nn.Module, splits: Splits, out: Path, stages: _Stages) -> None:
+    """Re-estimate batch-norm statistics once, and keep them: another device, or a GPU again, would round otherwise.
+
+    A resumed run must begin with the very bits that the interrupted one began with, and so must every process.
+    """
+    kept = out / "recover" / _NORMS
+    if stages.processes.first and not kept.is_file():
+        recalibrate(small, splits.train, batches=20, seed=request.seed)
+        stored = small.state_dict()
+        save_tensors(kept, {name: stored[name] for name, _ in small.named_buffers() if name in stored}, {})
+    stages.processes.wait()
+    small.load_state_dict(load_tensors(kept)[0], strict=False)

@@ -24,7 +24,7 @@ class Plan:
 
     ``fingerprint`` is the one of the ``ChannelGraph`` that the plan was made for. ``removed`` maps groups to
     removed channel indices; groups of removed blocks need not be named. ``predicted`` holds what the method
-    expects of the result (JSON values). Immutable; ``save`` and ``load`` are inverse.
+    expects of the result (JSON values), deployed in ``precision``. Immutable; ``save`` and ``load`` are inverse.
     """
 
     fingerprint: str
@@ -35,6 +35,7 @@ class Plan:
     seed: int = 0
     predicted: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
+    precision: str = "fp32"
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -40,10 +40,21 @@ class Solution:
 
 
 class Programme:
-    """The variables and constraints, built once; solved for a value or for the least cost."""
+    """The variables and constraints, built once; solved for a value or for the least cost.
 
-    def __init__(self, costs: Sequence[Cost], candidates: Mapping[str, Sequence[int]], blocks: BlockGroups):
+    ``stairs`` are the costs, in order, whose plateaus give sums of groups their candidates; by default ``costs``.
+    """
+
+    def __init__(
+        self,
+        costs: Sequence[Cost],
+        candidates: Mapping[str, Sequence[int]],
+        blocks: BlockGroups,
+        *,
+        stairs: Sequence[Cost] = (),
+    ):
         self.costs, self.blocks = costs, blocks
+        self._stairs = stairs or costs
         self.choices = candidates
         self.start: dict[str, int] = {}
         self.size = 0
@@ -120,7 +131,7 @@ class Programme:
         least, most = (
             axis.count({name: self.choices[name][end] for name, _ in axis.terms}) for end in (0, -1)
         )
-        levels = sum_candidates(self.costs, axis, least=least, most=most)
+        levels = sum_candidates(self._stairs, axis, least=least, most=most)
         self._add_choice(key, levels)
         times = dict(axis.terms)
         held = axis.count({name: 0 if name in free else self.choices[name][-1] for name, _ in axis.terms})

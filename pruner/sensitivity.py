@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruner.gates import Gates
 from pruner.graph import ChannelGraph
 from pruner.methods.base import Values
+from pruner.training.evaluate import device_of
 from pruner.training.memory import kept_memory
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ def measure_losses(
     """Return per group and candidate count the rise of the cross entropy, never falling with the count.
 
     ``candidates`` may hold 0 for the groups of a removable block: the whole block is then closed, and the rise
-    is shared by its groups. The model is left as it was.
+    is shared by its groups. All is computed where the model is, which is left as it was.
     """
-    batches = list(batches)
-    gates = Gates(graph).eval()
+    device = device_of(model)
+    batches = [(images.to(device), labels.to(device)) for images, labels in batches]
+    gates = Gates(graph, device=device).eval()
     order = {
-        name: torch.as_tensor(np.argsort(-values.channels[name], kind="stable")) for name in graph.groups
+        name: torch.as_tensor(np.argsort(-values.channels[name], kind="stable"), device=device)
+        for name in graph.groups
     }
     start = {name: values.open_counts.get(name, group.size) for name, group in graph.groups.items()}
     together = {group: block.groups for block in graph.blocks for group in block.groups}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from latency_model.errors import BudgetError, ModelError, TableError
+from latency_model.errors import BudgetError, InputError, ModelError, TableError
 from latency_model.harvest import harvest
 from latency_model.model import LatencyModel
 from latency_model.shipped import find_table
@@ -19,6 +20,7 @@ from pruner.allocate import choices, minimum
 from pruner.budget import Budget, parse_budgets
 from pruner.cost import Cost, latency_cost, macs_cost, params_cost
 from pruner.graph import ChannelGraph, trace
+from pruner.proof import DEPLOYED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,8 +29,6 @@ __all__ = ["FLOOR", "Setting", "prepare"]
 
 # No group outside a removed block keeps less than this share: a stage must not collapse to a thread.
 FLOOR = 0.125
-# What a network is trained, exported and timed in.
-PRECISION = "fp32"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Setting:
     """A checked starting point: everything a method, the allocator and the proof need.
 
     ``budget`` is the one that is proven, on the clock if it bounds the latency; ``others`` hold beside it.
+    ``precision`` is what the network is deployed in: exported, looked up in the table and timed.
     """
 
     loaded: LoadedModel
@@ -47,6 +48,7 @@ class Setting:
     batch: int
     model: LatencyModel
     others: tuple[Budget, ...] = ()
+    precision: str = "fp32"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -99,11 +101,25 @@ class Setting:
         """Multiply-accumulates of the convolutions for one image."""
         return macs_cost(self.latency.network).full / self.batch
 
+    @cached_property
+    def stairs(self) -> Cost | None:
+        """The cost whose efficient counts are chosen from where the budgets do not bound it: the latency.
+
+        None where a budget bounds the latency, and where one cannot be reached with such counts alone.
+        """
+        bounds = [(self.cost, self.ratio * self.cost.full), *self.other_limits]
+        if any(cost.metric == self.latency.metric for cost, _ in bounds):
+            return None
+        for cost, limit in bounds:
+            if minimum([cost], self.blocks, floors=self.floors, stairs=self.latency) > limit:
+                return None
+        return self.latency
+
     @property
     def choices(self) -> dict[str, tuple[int, ...]]:
         """The channel counts that the allocator considers, per group."""
         costs = [self.cost, *(cost for cost, _ in self.other_limits)]
-        return choices(costs, self.blocks, floors=self.floors)
+        return choices(costs, self.blocks, floors=self.floors, stairs=self.stairs)
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
@@ -116,23 +132,37 @@ class Setting:
         return {name: max(1, round(FLOOR * group.size)) for name, group in self.graph.groups.items()}
 
 
-def _batch_of(table: LatencyTable, wanted: int | None) -> int:
-    """Return the batch to prune for: ``wanted``, or the smallest that the table has rows of."""
-    batches = sorted({shape.batch for shape in table if shape.precision == PRECISION})
-    if not batches:
-        found = sorted({shape.precision for shape in table})
-        raise TableError(
-            f"the table has rows of {', '.join(found)} only, and networks are pruned and timed in {PRECISION}; "
-            f"profile with --precision {PRECISION}"
-            if found
-            else "the table has no rows; fill it with gharial profile MODEL --out TABLE"
+def _precision_of(table: LatencyTable, wanted: str | None) -> str:
+    """Return the precision to deploy in: ``wanted``, or fp32, or the only one that the table has rows of."""
+    found = sorted({shape.precision for shape in table})
+    if not found:
+        raise TableError("the table has no rows; fill it with gharial profile MODEL --out TABLE")
+    usual = "fp32" if "fp32" in found else found[0]
+    if wanted is None and usual != "fp32" and len(found) > 1:
+        raise InputError(f"the table has rows of {', '.join(found)}; choose one with --precision")
+    chosen = usual if wanted is None else wanted
+    if chosen not in DEPLOYED:
+        what = f"the table has rows of {chosen} only, and networks" if wanted is None else "networks"
+        raise InputError(
+            f"{what} are not deployed in {chosen}; profile and prune with --precision {' or '.join(DEPLOYED)}"
         )
+    if chosen not in found:
+        raise TableError(
+            f"the table has no {chosen} rows, only of {', '.join(found)}; profile with --precision {chosen}, or prune "
+            "in another precision"
+        )
+    return chosen
+
+
+def _batch_of(table: LatencyTable, wanted: int | None, precision: str) -> int:
+    """Return the batch to prune for: ``wanted``, or the smallest that the table has rows of."""
+    batches = sorted({shape.batch for shape in table if shape.precision == precision})
     if wanted is None:
         return batches[0]
     if wanted not in batches:
         known = ", ".join(map(str, batches))
         raise TableError(
-            f"the table has no {PRECISION} rows of batch {wanted}, only of {known}; profile with --batch {wanted}"
+            f"the table has no {precision} rows of batch {wanted}, only of {known}; profile with --batch {wanted}"
         )
     return wanted
 
@@ -144,9 +174,12 @@ def prepare(
     table: Path | LatencyTable,
     budget: str,
     batch: int | None = None,
+    precision: str | None = None,
     seed: int = 0,
 ) -> Setting:
     """Load and check everything a run needs, without training anything.
+
+    Without ``batch`` it is the table's smallest; without ``precision`` fp32, or the only one that the table has.
 
     Raises a subclass of ``InputError`` that names what is missing: ``BudgetError`` says the reachable
     minimum when the budget lies below it.
@@ -162,14 +195,15 @@ def prepare(
     if weights is not None:
         load_weights(loaded.module, weights)
     module = loaded.module.eval()
-    count = _batch_of(rows, batch)
+    chosen = _precision_of(rows, precision)
+    count = _batch_of(rows, batch, chosen)
     graph = trace(module, torch.zeros(2, *loaded.input_shape))
-    network = harvest(loaded, batch=count, precision=PRECISION).regroup(
+    network = harvest(loaded, batch=count, precision=chosen).regroup(
         graph.axes(), {name: group.size for name, group in graph.groups.items()}
     )
     fitted = LatencyModel.fit([rows], origin="TABLE" if isinstance(table, LatencyTable) else str(table))
     setting = Setting(
-        loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted, tuple(others)
+        loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted, tuple(others), chosen
     )
     _check_reachable(setting)
     return setting

@@ -13,13 +13,15 @@ from profiler.onnx_export import export_onnx
 from pruner.cost import macs_cost
 from pruner.data import Splits
 from pruner.plan import Plan
-from pruner.proof import Proof
+from pruner.proof import DEPLOYED, Proof
 from pruner.report import GroupRow, RunReport, SiteRow, Staircase, write_report
 from pruner.saved import save_pruned
 from pruner.setting import Setting
 from pruner.training import evaluate
+from pruner.training.device import described, on
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from pruner.graph import ChannelGraph
@@ -77,6 +79,13 @@ def _unmeasured(setting: Setting, counts: dict[str, int]) -> tuple[str, ...]:
     )
 
 
+def _halved(written: str) -> tuple[str, ...]:
+    """Say when the accuracies are not those of the very file that was timed."""
+    if written == "fp32":
+        return ()
+    return (f"the accuracies are of the weights in fp32; pruned.onnx has them in {written}",)
+
+
 def _groups(graph: ChannelGraph, counts: dict[str, int]) -> tuple[GroupRow, ...]:
     """Return each group with its channels before and after, and the layers that write and read it."""
     writers: dict[str, list[str]] = {name: [] for name in graph.groups}
@@ -104,13 +113,19 @@ def finish(
     seconds: float,
     command: str,
     data: str,
+    device: torch.device,
 ) -> RunReport:
-    """Read the test set, write every file of the run into ``out``, the report last, and return the report."""
+    """Read the test set, write every file of the run into ``out``, the report last, and return the report.
+
+    ``device`` is where training ran and accuracies are found.
+    """
     latency, graph = setting.latency, setting.graph
     counts = plan.counts(graph)
-    before, after = evaluate(original, splits.test), evaluate(small, splits.test)
+    with on(device, original, small):
+        before, after = evaluate(original, splits.test), evaluate(small, splits.test)
     save_pruned(small, out, original=original, graph=graph, plan=plan)
-    onnx = export_onnx(small, setting.input_shape, batch=setting.batch)
+    written = DEPLOYED[setting.precision]
+    onnx = export_onnx(small, setting.input_shape, batch=setting.batch, precision=written)
     write_bytes(out / "pruned.onnx", onnx)
     macs = macs_cost(latency.network)
     full = dict(latency.network.groups)
@@ -141,8 +156,9 @@ def finish(
         model=setting.loaded.name,
         data=data,
         batch=setting.batch,
-        precision=latency.network.sites[0].shape.precision,
+        precision=setting.precision,
         seed=plan.seed,
+        trained_on=described(device),
         environment=environment.to_json(),
         versions=versions(),
         command=command,
@@ -159,7 +175,7 @@ def finish(
         ),
         budget_confidence=setting.budget.confidence,
         latency_bound_us=bound,
-        notes=(*notes, *_unmeasured(setting, counts)),
+        notes=(*notes, *_unmeasured(setting, counts), *_halved(written)),
     )
     write_report(report, out)
     return report

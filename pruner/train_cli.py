@@ -53,7 +53,9 @@ def train(
     channels_last: Annotated[
         bool, typer.Option(help="Keep weights and activations in channels-last order.")
     ] = True,
-    device: Annotated[str, typer.Option(help="cpu, or cuda:0; cuda under torchrun.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where training runs: auto (a GPU if there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
     log_dir: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard: loss, accuracies, learning rate.")
     ] = None,
@@ -73,12 +75,13 @@ def train(
 
     from latency_model.console import err, print_json, progress
     from latency_model.console import out as console
-    from latency_model.errors import DataError, InputError, ModelError
+    from latency_model.errors import DataError, ModelError
     from latency_model.files import write_json
     from latency_model.zoo import load_model, load_weights
     from pruner.data import load_data
     from pruner.data.seeds import mix_seed
     from pruner.training import EpochRecord, evaluate, fit
+    from pruner.training.device import choose, require_run
     from pruner.training.fabric import open_processes
     from pruner.training.mixed import half_type
     from pruner.training.state import save_tensors
@@ -86,8 +89,9 @@ def train(
 
     half = amp_type if amp else "off"
     half_type(half)
-    kind = "cuda" if device.startswith("cuda") else "cpu"
-    processes = open_processes(kind)
+    chosen = choose(device)
+    processes = open_processes(chosen.type)
+    place = processes.place(chosen)
     quiet = as_json or not processes.first
     logs = [TensorBoard(log_dir)] if log_dir is not None and processes.first else []
 
@@ -98,18 +102,13 @@ def train(
         raise ModelError(f"{model} cannot be trained; give a PyTorch model, not a file of another kind")
     if weights is not None:
         load_weights(loaded.module, weights)
-    try:
-        place = processes.place(device)
-        network = loaded.module.to(place)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot train on the device {device!r} ({reason}); give cpu or cuda:0") from error
+    network = loaded.module
     splits = load_data(
         data, validation=validation, seed=seed, image_size=image_size, quiet=quiet, workers=workers
     )
     try:
         with torch.inference_mode():
-            logits = network.eval()(torch.zeros(1, *splits.input_shape, device=place))
+            logits = network.eval()(torch.zeros(1, *splits.input_shape))
     except RuntimeError as error:
         size = "x".join(map(str, splits.input_shape))
         reason = str(error).splitlines()[0]
@@ -119,6 +118,8 @@ def train(
         ) from error
     classes = logits.shape[1] if isinstance(logits, torch.Tensor) and logits.ndim == 2 else None
     splits.expect_classes(classes, model=loaded.name)
+    require_run(network, splits.input_shape, place, name=loaded.name)
+    network.to(place)
 
     def report(record: EpochRecord) -> None:
         if quiet:

@@ -40,6 +40,17 @@ case ${1:-} in
     python "$here/compare.py" "$out/rows_a.csv" "$out/rows_heuristic.csv" --out "$out/searches.csv" | tee "$out/searches.txt"
     ;;
   sums) python "$here/sums.py" --out "$out/sums.csv" ;;
+  budget) python "$here/resnet50_budget.py" --measure --out "$out" ;;
+  budget-decide) # ROWS and NETWORKS: the probe's rows (.parquet) and networks (.json.gz)
+    work=out/resnet50_budget
+    if [ ! -f "$work/model/model.json" ]; then
+      python gharial.py fit "$ROWS" --device "NVIDIA H100 80GB HBM3" --networks "$NETWORKS" --no-report --out "$work/model"
+    fi
+    if [ ! -f "$work/table_batch32.parquet" ]; then
+      python "$here/resnet50_budget.py" --model "$work/model" --work "$work" --plans "$work"
+    fi
+    python "$here/resnet50_budget.py" --measure --decide --work "$work" --out "$out"
+    ;;
   table-cifar-*) # table-cifar-fp16-1
     IFS=- read -r _ _ precision batch <<<"$1"
     table cifar 8 "$precision" "$batch" resnet20 resnet56 resnet110
@@ -49,7 +60,7 @@ case ${1:-} in
     table imagenet 64 "$precision" "$batch" torchvision:{resnet18,resnet50,vgg16,mobilenet_v2}
     ;;
   *)
-    echo "steps: check rate rows-a rows-b compare searches sums table-{cifar,imagenet}-{fp16,fp32}-{1,8,32}" >&2
+    echo "steps: check rate rows-a rows-b compare searches sums budget budget-decide table-{cifar,imagenet}-{fp16,fp32}-{1,8,32}" >&2
     exit 2
     ;;
 esac

@@ -49,5 +49,6 @@ class Dual:
             self.weight = stages[int(step.progress * len(stages))]
             return
         error = math.log(max(self.price.value(future), 1e-6) / self.target(step.step + ahead, step.steps))
-        rate = self._config.dual_rate / step.steps
-        self.weight = min(_MOST, max(_LEAST, self.weight * math.exp(rate * error)))
+        # A run of few steps takes huge ones: beyond the bounds they are all alike.
+        growth = math.exp(min(100.0, self._config.dual_rate / step.steps * error))
+        self.weight = min(_MOST, max(_LEAST, self.weight * growth))

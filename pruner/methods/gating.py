@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +15,12 @@ from pruner.methods.dual import Dual
 from pruner.methods.options import described
 from pruner.methods.prices import open_price
 from pruner.training import Callback, Step
+from pruner.training.evaluate import device_of
 
 if TYPE_CHECKING:
     from pruner.methods.gator import GatorConfig
 
-__all__ = ["Gating", "mean_slope"]
+__all__ = ["Gating", "fall_work", "mean_slope"]
 
 
 class Gating(Callback):
@@ -31,14 +32,16 @@ class Gating(Callback):
             Dual(open_price(config.price, cost), cost, ratio, config)
             for cost, ratio in ((problem.cost, problem.ratio), *problem.others)
         ]
-        self.gates = Gates(problem.graph, initial_keep=config.initial_keep)
-        self.velocity = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
-        self.drift = {name: torch.zeros(size) for name, size in self.gates.groups.items()}
+        self._device = device_of(problem.model)
+        self.gates = Gates(problem.graph, initial_keep=config.initial_keep, device=self._device)
+        # All groups in a row, so that a GPU gets few operations and few transfers a step.
+        self._sizes = list(self.gates.groups.values())
+        self._velocity = torch.zeros(sum(self._sizes), device=self._device)
+        self._drift = torch.zeros(sum(self._sizes), device=self._device)
+        self.velocity, self.drift = self._by_group(self._velocity), self._by_group(self._drift)
         self.prices: dict[str, float] = {}
         self.start = logit(config.initial_keep)
-        path = torch.linspace(0, self.start, 200, dtype=torch.float64)
-        # The work of the price against a gate on its way from its start to one half.
-        self._fall_work = float(torch.trapezoid(1 / mean_slope(torch.sigmoid(path)), path))
+        self._fall_work = fall_work(self.start)
         inside = {group for block in problem.graph.blocks for group in block.groups}
         self.floors = {
             name: 0 if name in inside else max(1, round(config.floor * size))
@@ -56,7 +59,8 @@ class Gating(Callback):
 
     def scalars(self) -> Mapping[str, float]:
         """Lambda and the expected ratio of each cost, and how many channels of each group are open."""
-        found = {f"open/{name}": float(self.gates.mask_of(name).sum()) for name in self.gates.groups}
+        sums = torch.stack([self.gates.mask_of(name).sum() for name in self.gates.groups]).tolist()
+        found = {f"open/{name}": total for name, total in zip(self.gates.groups, sums, strict=True)}
         for number, dual in enumerate(self.duals):
             of = f"_{dual.cost.metric}" if number else ""
             found |= {f"gator/lambda{of}": dual.weight, f"gator/expected_ratio{of}": dual.ratio}
@@ -75,15 +79,14 @@ class Gating(Callback):
         self.gates.noise = min(1.0, max(0.0, (end - step.progress) / (end - start)))
         self.gates.zero_grad(set_to_none=True)
         late = max(0.0, (step.progress - self.config.reach) / (1 - self.config.reach))
-        keep = self.gates.keep()
+        logits, masks, drift = self._to_host()
+        keep = {name: self.gates.probability(logits[name]) * masks[name] for name in logits}
         found = [dual.look(keep, 0.5 * late) for dual in self.duals]
-        self._close(step)
+        self._close(step, logits, masks)
         # Gates need many steps to fall, so lambda answers to where they are heading, not to where they are.
         ahead = self.config.horizon * step.steps
         future = {
-            name: self.gates.probability(self.gates.logit_of(name).detach() + ahead * self.drift[name])
-            * self.gates.mask_of(name)
-            for name in keep
+            name: self.gates.probability(logits[name] + ahead * drift[name]) * masks[name] for name in logits
         }
         for dual in self.duals:
             dual.ascend(step, future, ahead)
@@ -94,16 +97,36 @@ class Gating(Callback):
             for name in keep
         }
 
-    def _close(self, step: Step) -> None:
-        """Mask gates below one half, the least likely first, as many as leave a cost at or above its target."""
-        masks = {name: self.gates.mask_of(name) for name in self.gates.groups}
-        spare = {name: int(mask.sum()) - self.floors[name] for name, mask in masks.items()}
+    def _by_group(self, row: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.gates.groups, row.split(self._sizes), strict=True))
+
+    def _row(self, tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat([tensor.detach() for tensor in tensors])
+
+    def _to_host(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Return copies of logits, masks and drift per group on the CPU, where the costs are: one transfer."""
+        masks = self._row(map(self.gates.mask_of, self.gates.groups))
+        rows = torch.stack([self._row(map(self.gates.logit_of, self.gates.groups)), masks, self._drift]).cpu()
+        logits, opened, drift = map(self._by_group, rows)
+        return logits, opened, drift
+
+    def _from_host(self, rows: Tensor) -> Tensor:
+        """Return ``rows`` where the gates are."""
+        return rows.to(self._device)
+
+    def _close(self, step: Step, logits: Mapping[str, Tensor], masks: dict[str, Tensor]) -> None:
+        """Mask gates below one half, the least likely first, as many as leave a cost at or above its target.
+
+        ``logits`` and ``masks`` are the host's; both ``masks`` and the gates' own are changed.
+        """
         below = sorted(
-            (value, name, channel)
+            (float(logits[name][channel]), name, channel)
             for name, mask in masks.items()
-            for channel, value in enumerate(self.gates.logit_of(name).tolist())
-            if value < 0 and mask[channel] > 0
+            for channel in ((logits[name] < 0) & (mask > 0)).nonzero()[:, 0].tolist()
         )
+        if not below:
+            return
+        spare = {name: int(mask.sum()) - self.floors[name] for name, mask in masks.items()}
         low: list[tuple[str, int]] = []
         for _, group, channel in below:
             if spare[group] > 0:
@@ -123,8 +146,10 @@ class Gating(Callback):
 
         # Costs fall with every closed channel: the largest admissible number is found by bisection.
         most = bisect.bisect_left(range(1, len(low) + 1), True, key=below_all)
-        for name, mask in closed(most).items():
-            masks[name].copy_(mask)
+        if most:
+            masks.update(closed(most))
+            row = self._from_host(torch.cat(list(masks.values())))
+            torch._foreach_copy_([self.gates.mask_of(name) for name in masks], row.split(self._sizes))
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
@@ -137,18 +162,23 @@ class Gating(Callback):
         # A channel without importance falls from its start to 0 in ``fall`` of the steps.
         rate = self._fall_work / (self.config.fall * step.steps) * (1 - self.config.momentum)
         mean = sum(self.prices.values()) / len(self.prices)
-        for name in self.gates.groups:
-            logits, mask = self.gates.logit_of(name), self.gates.mask_of(name)
-            price = max(self.prices[name], self.config.min_price * mean, 1e-9)
-            share = max(0.0, self.prices[name]) / price
-            gradient = share * mean_slope(torch.sigmoid(logits))
-            if logits.grad is not None:
-                gradient = gradient + logits.grad / (price * self.weight)
-            velocity = self.velocity[name]
-            velocity.mul_(self.config.momentum).add_(gradient * mask)
-            move = (-rate * velocity * mask).clamp(-0.5, 0.5)
-            logits.add_(move).clamp_(-8.0, self.start)
-            self.drift[name].lerp_(move, self.config.smoothing)
+        floor = max(self.config.min_price * mean, 1e-9)
+        asked = [max(self.prices[name], floor) for name in self.gates.groups]
+        shares = [
+            max(0.0, self.prices[name]) / price for name, price in zip(self.gates.groups, asked, strict=True)
+        ]
+        host = torch.tensor([shares, [price * self.weight for price in asked]])
+        share, scale = self._from_host(host.repeat_interleave(torch.tensor(self._sizes), dim=1))
+        logits: list[Tensor] = [self.gates.logit_of(name) for name in self.gates.groups]
+        mask = self._row(map(self.gates.mask_of, self.gates.groups))
+        # Rounded group by group, as ever: a vectorised sigmoid may differ by its last bit from a single one.
+        gradient = share * mean_slope(torch.cat(torch._foreach_sigmoid(logits)))
+        gradient += self._row(torch.zeros_like(p) if p.grad is None else p.grad for p in logits) / scale
+        self._velocity.mul_(self.config.momentum).add_(gradient * mask)
+        move = (-rate * self._velocity * mask).clamp(-0.5, 0.5)
+        moved = (self._row(logits) + move).clamp_(-8.0, self.start)
+        torch._foreach_copy_(logits, moved.split(self._sizes))
+        torch._foreach_lerp_(list(self.drift.values()), move.split(self._sizes), self.config.smoothing)
 
     def state(self) -> Mapping[str, Tensor]:
         """Gates, their velocities and lambda."""
@@ -170,6 +200,12 @@ class Gating(Callback):
             self.drift[name].copy_(parts["drift"][name])
         for dual, weight in zip(self.duals, tensors["weights"].tolist(), strict=True):
             dual.weight = weight
+
+
+def fall_work(start: float) -> float:
+    """Return the work of the price against a gate on its way from the logit ``start`` to one half."""
+    path = torch.linspace(0, start, 200, dtype=torch.float64)
+    return float(torch.trapezoid(1 / mean_slope(torch.sigmoid(path)), path))
 
 
 def mean_slope(keep: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Taylor:
         if problem.splits is None:
             raise DataError("the method taylor needs images; give a data set with --data DIR")
         model, device = problem.model, device_of(problem.model)
-        gates = Gates(problem.graph).to(device).eval()
+        gates = Gates(problem.graph, device=device).eval()
         masks = {name: gates.mask_of(name).requires_grad_() for name in problem.graph.groups}
         total = {name: torch.zeros_like(mask, dtype=torch.float64) for name, mask in masks.items()}
         batches = problem.splits.train.batches(

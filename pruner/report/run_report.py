@@ -71,7 +71,8 @@ class RunReport:
     accuracies are top-1 in percent, None where no data was given; ``macs`` are of one batch. ``intervals``
     has (low, high) at 95 % by the name of the field it belongs to. ``latency_after_us`` and
     ``ratio_measured`` are None when the result was not timed. With a budget at a confidence, the latency is
-    at most ``latency_bound_us`` with ``budget_confidence``, by the model's one-sided interval.
+    at most ``latency_bound_us`` with ``budget_confidence``, by the model's one-sided interval. ``precision`` is of
+    the network as deployed and timed, ``trained_on`` where it was trained: cpu, or the model of the GPU.
     """
 
     method: str
@@ -95,6 +96,7 @@ class RunReport:
     batch: int = 1
     precision: str = "fp32"
     seed: int = 0
+    trained_on: str = ""
     command: str = ""
     budget_target_us: float | None = None
     budget_confidence: float | None = None

@@ -16,7 +16,7 @@ def print_report(report: RunReport, console: Console) -> None:
     """Print the headline figures as a table, then removed blocks and notes."""
     title = f"{report.model or 'model'} pruned by {report.method} to {report.budget}"
     table = Table(title=Text(title, style="table.title"))
-    table.caption = Text(f"{report.device} · {report.runtime}", style="table.caption")
+    table.caption = Text(f"{report.device} · {report.runtime} · {report.precision}", style="table.caption")
     table.add_column("")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")

@@ -38,12 +38,18 @@ class FabricProcesses(Processes):
 
     def place(self, device: torch.device | str) -> torch.device:
         """Return the CPU, or the GPU that belongs to this process."""
-        found: torch.device = self.fabric.device
-        if found.type != torch.device(device).type:
+        found, asked = self.fabric.device, torch.device(device)
+        if asked.index is not None and asked.index != found.index:
+            raise InputError(
+                f"{self.world} processes cannot all train on {asked}: each takes the GPU of its own number; give "
+                f"--device {asked.type}, and choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
+        if found.type != asked.type:
             raise InputError(
                 f"these processes train on {found.type}, not on {device}; give one device to all"
             )
-        return found
+        place: torch.device = found
+        return place
 
     def wrap(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return ``model`` under DistributedDataParallel; all processes start with the first one's weights."""
@@ -84,16 +90,18 @@ class FabricProcesses(Processes):
             ) from error
 
 
-@cache
 def open_processes(device: str = "cpu") -> Processes:
     """Return the processes that ``torchrun`` started, connected; this one alone where it started none.
 
     ``device`` is cpu (connected by gloo) or cuda (NCCL; each process takes the GPU of its local rank). Raises
     ``DependencyError`` when there are several and Lightning Fabric is not installed.
     """
+    return ALONE if world_size() == 1 else _connect(torch.device(device).type)
+
+
+@cache  # once a program: processes are connected for good
+def _connect(kind: str) -> Processes:
     world = world_size()
-    if world == 1:
-        return ALONE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -106,11 +114,10 @@ def open_processes(device: str = "cpu") -> Processes:
         ) from error
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    kind = torch.device(device).type
     if kind == "cuda" and torch.cuda.device_count() < local:
         raise InputError(
             f"torchrun started {local} processes here, but there are {torch.cuda.device_count()} GPUs; give "
-            "--nproc-per-node as many as there are"
+            "--nproc-per-node as many as there are, or --device cpu"
         )
     strategy = strategies.DDPStrategy(timeout=_PATIENCE)
     fabric = lightning.Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)

@@ -214,11 +214,7 @@ class Run:
         self.processes.average([p.grad for p in self.unwrapped if p.grad is not None])
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-            for parameter in self.unheld:
-                if parameter.grad is not None:
-                    parameter.grad.div_(self.scaler.get_scale())
-                    if not parameter.grad.isfinite().all():
-                        parameter.grad = None
+            self._unscale_unheld()
         if self.settings.clip_norm is not None:
             held = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(held, self.settings.clip_norm)
@@ -226,6 +222,17 @@ class Run:
         self.scaler.update()
         if self.average is not None:
             self.average.update()
+
+    def _unscale_unheld(self) -> None:
+        held = [(parameter, parameter.grad) for parameter in self.unheld if parameter.grad is not None]
+        if not held:
+            return
+        torch._foreach_div_([gradient for _, gradient in held], self.scaler.get_scale())
+        # One look for all: each would make the host wait for a GPU.
+        finite = torch.stack([gradient.isfinite().all() for _, gradient in held]).tolist()
+        for (parameter, _), fine in zip(held, finite, strict=True):
+            if not fine:
+                parameter.grad = None
 
     def _validate(self) -> float | None:
         if not self.settings.validate or not len(self.splits.validation):

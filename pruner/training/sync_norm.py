@@ -35,7 +35,7 @@ class _Normalise(torch.autograd.Function):
         rows = x.detach().to(wide)
         axes = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        own = rows.new_tensor([rows.numel() / rows.shape[1]])
+        own = rows.new_full((1,), rows.numel() / rows.shape[1])
         # Summed in double precision: two passes, so that a large mean does not swallow a small variance.
         moments = total(torch.cat([rows.sum(axes, dtype=torch.float64), own.double()]))
         count = moments[-1:]

@@ -106,6 +106,17 @@ def test_unknown_method_and_runtime(gh, prune_args, tmp_path):
     refused(gh("profile", "digits_resnet", "--device", "cuda:0", "--out", tmp_path / "t.parquet"), "cuda:0")
 
 
+def test_unknown_devices_and_precisions(gh, prune_args, tmp_path):
+    refused(gh(*prune_args(device="gpu")), "'gpu'", "auto, cpu, cuda")
+    refused(gh(*prune_args(device="cuda:99")), "cuda:99", "--device auto or cpu")
+    refused(
+        gh("train", "digits_resnet", "--data", "digits", "--out", tmp_path / "w", "--device", "gpu"), "'gpu'"
+    )
+    refused(gh(*prune_args(precision="fp16")), "no fp16 rows, only of fp32", "--precision fp16")
+    refused(gh(*prune_args(precision="fp8")), "fp8", "fp32 or fp16 or tf32")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "w").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk(gh, fake_table):
     refused(gh("tables", "export", fake_table, "--out", "/dev/full/x.csv"), "cannot write")

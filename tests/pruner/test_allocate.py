@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from latency_model import Channels, ConvShape, NetworkCost, Site
 from latency_model.errors import BudgetError
-from pruner.allocate import allocate, choices, minimum
+from pruner.allocate import _unrounded, allocate, choices, minimum
 from pruner.candidates import joint_candidates
 from pruner.cost import Cost, macs_cost, params_cost
+from pruner.programme import Solution
 
 
 def chain(sizes: list[int], *, blocks: bool) -> NetworkCost:
@@ -182,3 +183,47 @@ def test_many_concatenated_groups_use_the_budget():
     for share in (0.7, 0.45):
         found = allocate([(cost, share * cost.full)], channels, {}, floors=floors)
         assert 0.975 * share < found.costs[0] / cost.full <= share * (1 + 1e-9)
+
+
+class Scripted:
+    """A programme whose solutions cost what is given, rounded up and really, in turn; it keeps its bounds."""
+
+    def __init__(self, *solutions):
+        self.solutions, self.bounds = list(solutions), []
+
+    def solve(self, worth, bounds, *, seconds):
+        self.bounds.append(bounds[0][1])
+        rounded, real = self.solutions.pop(0)
+        return None if rounded is None else solution(rounded, real)
+
+
+def solution(rounded, real):
+    return Solution(counts={"a": real}, costs=(rounded,), gap=0.0)
+
+
+class Count:
+    def value(self, counts):
+        return float(counts["a"])
+
+
+@pytest.mark.parametrize(
+    ("script", "kept", "bounds"),
+    [
+        # What was rounded away is asked for again until it is used: 60 of 100 used, then 80, then 99.
+        ([(160, 80), (170, 99)], 99, [100 * 100 / 60, 100 * 160 / 80]),
+        # More than the bound, or nothing: the last one that holds stays.
+        ([(160, 80), (230, 110)], 80, [100 * 100 / 60, 100 * 160 / 80]),
+        ([(160, 80), (None, None)], 80, [100 * 100 / 60, 100 * 160 / 80]),
+        # Nothing was rounded away: nothing is left to be had.
+        ([(80, 80)], 80, [100 * 100 / 60]),
+        # Not for ever.
+        ([(160, 70), (170, 75), (180, 80), (190, 85)], 80, [100 * 100 / 60, 100 * 160 / 70, 100 * 170 / 75]),
+    ],
+)
+def test_what_rounding_left_is_asked_for_again(script, kept, bounds):
+    programme = Scripted(*script)
+    found = _unrounded(
+        programme, np.ones(1), [(Count(), 100.0)], solution(100.0, 60), slack=0.02, seconds=1.0
+    )
+    assert found.counts == {"a": kept}
+    assert programme.bounds == pytest.approx(bounds)

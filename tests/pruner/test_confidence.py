@@ -53,7 +53,8 @@ def test_the_bound_fits_and_the_budget_is_used(full, share, percent, seed, absol
     assert bound <= limit * (1 + 1e-6)
     assert bound >= 0.93 * limit
     plain = allocate_within(at(full, text), limit, values_of(setting, seed))
-    assert found.costs[0] < plain.costs[0]
+    # A margin smaller than the step to the next count changes nothing.
+    assert found.costs[0] <= plain.costs[0]
 
 
 def test_without_a_confidence_nothing_changes(full):

@@ -214,3 +214,25 @@ def test_every_budget_holds(kit, ready):
 def test_another_budget_below_the_minimum_names_it(ready):
     with pytest.raises(BudgetError, match=r"params are below what tiny can reach: the least is"):
         ready("latency=0.8x,params=10")
+
+
+@pytest.mark.parametrize("budget", ["macs=0.7x", "macs=0.5x", "params=0.6x", "macs=0.8x,params=0.7x"])
+def test_a_budget_of_work_is_met_with_counts_that_the_device_runs_well(kit, ready, budget):
+    setting = ready(budget, tile_in=4, tile_out=4)
+    decision, _ = decided(kit, setting, lambda predicted, _: predicted)
+    counts = decision.allocation.counts
+    for group, count in counts.items():
+        profile = group_profile(setting.latency, group)
+        if count:
+            assert count == setting.graph.groups[group].size or profile[count + 1] > profile[count] * 1.001
+    assert setting.cost.value(counts) <= setting.budget.target(setting.cost.full)
+
+
+def test_a_budget_that_efficient_counts_miss_is_met_with_others(kit, ready):
+    # All counts of a group but the largest cost the same: none of them is efficient but the full one.
+    coarse = ready("macs=0.05x", tile_in=64, tile_out=64, step=8)
+    assert coarse.stairs is None
+    fine = ready("macs=0.7x")
+    assert fine.stairs is fine.latency
+    assert ready("latency=0.7x").stairs is None
+    assert ready("latency=0.9x,macs=0.7x").stairs is None

@@ -15,7 +15,7 @@ from pruner.data import load_data
 from pruner.graph import trace
 from pruner.methods import method_names, open_method
 from pruner.methods.base import Problem
-from pruner.methods.gating import Gating, mean_slope
+from pruner.methods.gating import Gating, fall_work, mean_slope
 from pruner.methods.gator import Gator, GatorConfig
 from pruner.methods.prices import HalfWidthPrice, TablePrice, half_width_multipliers
 from pruner.training import Step
@@ -252,3 +252,40 @@ def test_a_channel_costs_the_mean_of_the_budgets_prices_by_their_weights(splits,
     first, second = (TablePrice(cost)(keep, 0.0)[1] for cost in (task.cost, params))
     for name, price in gating.prices.items():
         assert price == pytest.approx((first[name] + second[name]) / 2)
+
+
+def test_the_step_of_all_groups_in_a_row_is_that_of_each_group_to_the_bit(splits, tmp_path):
+    """The rule as written, one group after the other, on what the step began with."""
+    gating, config = (
+        Gating(problem(splits, tmp_path), GatorConfig(initial_keep=0.9)),
+        GatorConfig(initial_keep=0.9),
+    )
+    torch.manual_seed(0)
+    names = list(gating.gates.groups)
+    for number in range(5):
+        step = Step(0, 1, number, 20, 0.1)
+        gating.before_step(step)
+        for name in names[number > 2 :]:  # later the first group has no gradient
+            gating.gates.logit_of(name).grad = torch.randn(16)
+        gating.gates.mask_of(names[1])[number] = 0
+        mean = sum(gating.prices.values()) / len(names)
+        rate = fall_work(gating.start) / (config.fall * step.steps) * (1 - config.momentum)
+        expected = {}
+        for name in names:
+            logits, mask = gating.gates.logit_of(name).detach().clone(), gating.gates.mask_of(name)
+            price = max(gating.prices[name], config.min_price * mean, 1e-9)
+            gradient = gating.prices[name] / price * mean_slope(torch.sigmoid(logits))
+            if (found := gating.gates.logit_of(name).grad) is not None:
+                gradient = gradient + found / (price * gating.weight)
+            velocity = gating.velocity[name] * config.momentum + gradient * mask
+            move = (-rate * velocity * mask).clamp(-0.5, 0.5)
+            drift = gating.drift[name].lerp(move, config.smoothing)
+            expected[name] = (logits + move).clamp(-8.0, gating.start), velocity, drift
+        gating.after_step(step)
+        for name in names:
+            found = gating.gates.logit_of(name), gating.velocity[name], gating.drift[name]
+            assert all(torch.equal(a, b) for a, b in zip(found, expected[name], strict=True))
+        scalars = gating.scalars()
+        assert {name: scalars[f"open/{name}"] for name in names} == {
+            name: float(gating.gates.mask_of(name).sum()) for name in names
+        }

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from latency_model.errors import BudgetError, InputError, ModelError, TableError, WeightsError
+from latency_model.shapes import PRECISIONS
 from latency_model.table import LatencyTable
 from profiler.onnx_export import export_onnx
 from pruner.allocate import minimum
+from pruner.proof import DEPLOYED
 from pruner.setting import kept_channels, prepare
 
 
@@ -91,20 +93,57 @@ def test_a_table_without_rows(kit, tmp_path):
         ready(path)
 
 
-def test_a_table_of_another_precision_only(kit, tmp_path):
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_a_table_of_one_precision_decides_it(kit, tmp_path, precision):
     path = tmp_path / "half.parquet"
-    kit.table(precision="fp16").save(path)
-    with pytest.raises(TableError, match=r"rows of fp16 only.*--precision fp32"):
-        ready(path)
+    kit.table(precision=precision).save(path)
+    for wanted in (None, precision):
+        setting = ready(path, precision=wanted)
+        assert setting.precision == precision
+        assert {site.shape.precision for site in setting.latency.network.sites} == {precision}
+    with pytest.raises(TableError, match=f"no fp32 rows, only of {precision}; profile with --precision fp32"):
+        ready(path, precision="fp32")
 
 
-def test_rows_of_another_precision_are_passed_over(kit, tmp_path):
-    path = tmp_path / "both.parquet"
+def test_a_precision_that_no_network_is_exported_in(kit, tmp_path):
+    path = tmp_path / "brain.parquet"
+    kit.table(precision="bf16").save(path)
+    for wanted, said in (
+        (None, "rows of bf16 only, and networks are"),
+        ("int8", "^networks are"),
+        ("fp8", "fp8"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            ready(path, precision=wanted)
+        assert str(caught.value).endswith("profile and prune with --precision fp32 or fp16 or tf32")
+
+
+def test_every_precision_that_is_deployed_can_be_exported(kit):
+    for precision, written in DEPLOYED.items():
+        assert export_onnx(kit.loaded.module, kit.loaded.input_shape, batch=1, precision=written)
+        assert precision in PRECISIONS
+    for precision in set(PRECISIONS) - set(DEPLOYED):
+        with pytest.raises(ModelError, match=precision):
+            export_onnx(kit.loaded.module, kit.loaded.input_shape, batch=1, precision=precision)
+
+
+def test_with_rows_of_several_precisions_it_is_fp32_or_what_was_asked_for(kit, tmp_path):
+    path, without = tmp_path / "all.parquet", tmp_path / "without.parquet"
     single, half = kit.table(batches=(4,)), kit.table(batches=(1,), precision="fp16")
-    dataclasses.replace(single, rows={**single.rows, **half.rows}).save(path)
+    short = kit.table(batches=(1,), precision="tf32")
+    dataclasses.replace(single, rows={**single.rows, **half.rows, **short.rows}).save(path)
+    dataclasses.replace(half, rows={**half.rows, **short.rows}).save(without)
     setting = ready(path)
-    assert setting.batch == 4
+    assert (setting.precision, setting.batch) == ("fp32", 4)
     assert {site.shape.precision for site in setting.latency.network.sites} == {"fp32"}
+    setting = ready(path, precision="fp16")
+    assert (setting.precision, setting.batch) == ("fp16", 1)
+    assert setting.latency.full < ready(path, precision="tf32").latency.full
+    with pytest.raises(TableError, match=r"no fp16 rows of batch 4, only of 1"):
+        ready(path, precision="fp16", batch=4)
+    with pytest.raises(InputError, match=r"rows of fp16, tf32; choose one with --precision"):
+        ready(without)
+    assert ready(without, precision="tf32").precision == "tf32"
 
 
 def test_a_table_that_lacks_sites_names_them_and_the_command(kit, tmp_path):

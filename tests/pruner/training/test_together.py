@@ -1,4 +1,4 @@
-"""Two processes train the network that one process trains: weights, gates, counts and accuracies."""
+"""Several processes train the network that one process trains: weights, gates, counts and accuracies."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from profiler.plan import plan
 from pruner.data import load_data
 from pruner.data.split import MemorySource, Split
 from pruner.training import fit
-from pruner.training.fabric import open_processes
+from pruner.training.fabric import FabricProcesses, open_processes
 from pruner.training.processes import ALONE, Processes, first_process, world_size
-from pruner.training.state import load_tensors
+from pruner.training.state import load_state, load_tensors
 from pruner.training.sync_norm import synchronised_norms
 
 ROOT = Path(__file__).parents[3]
@@ -53,41 +53,70 @@ def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess
     )
 
 
-def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process ended with."""
+    folder = tmp_path_factory.mktemp("alone")
+    runpy.run_path(str(SCRIPT))["main"](folder)
+    return folder
+
+
+def ended_as_one(alone: Path, folder: Path, *, processes: int) -> list[dict]:
+    """Check that all processes ended with the same bits, and near those of one; return what each told."""
+    expected, _ = load_tensors(alone / "tensors0.safetensors")
+    ranks = [load_tensors(folder / f"tensors{rank}.safetensors")[0] for rank in range(processes)]
+    for rank in ranks:
+        assert rank.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(rank[name], ranks[0][name]), name
+            if not name.startswith("dropped."):
+                torch.testing.assert_close(rank[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    told = [json.loads((folder / f"told{rank}.json").read_text()) for rank in range(processes)]
+    assert all(each == told[0] for each in told)
+    one = json.loads((alone / "told0.json").read_text())
+    for name in ("open", "train", "validation", "test", "alone"):
+        assert told[0][name] == one[name], name
+    assert told[0]["test"] == told[0]["alone"]
+    for name in ("losses", "notes"):
+        assert told[0][name] == pytest.approx(one[name], rel=1e-6)
+    # The gates did close something, or their equality would say nothing.
+    assert one["open"] != {"conv1": 8, "conv2": 8}
+    assert [path.name for path in (folder / "plain").iterdir()] == ["state.safetensors"]
+    return told
+
+
+def test_two_processes_end_where_one_does_also_after_a_kill(alone: Path, tmp_path: Path) -> None:
     pytest.importorskip("lightning_fabric", reason="pip install lightning-fabric")
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
     script = runpy.run_path(str(SCRIPT))
-    script["main"](one)
     device = FakeDevice()
     network = harvest(LoadedModel("net", script["plain_net"]().eval(), (1, 16, 16), 10), batch=1)
     rows = {shape: device.measure(shape, run_id="test") for shape in plan([network], step=16)}
     LatencyTable(device.environment, rows, ()).save(tmp_path / "table.parquet")
-    done = torchrun(str(SCRIPT), str(two), str(tmp_path / "table.parquet"))
+    killed = torchrun(str(SCRIPT), str(tmp_path), "-", "kill")
+    assert killed.returncode != 0
+    assert "SIGKILL" in killed.stderr
+    _, meta = load_state(tmp_path / "plain")
+    assert len(meta["history"]) == 1  # epoch of two
+    assert not list(tmp_path.glob("told*"))
+    done = torchrun(str(SCRIPT), str(tmp_path), str(tmp_path / "table.parquet"))
     assert done.returncode == 0, done.stderr
-    expected, _ = load_tensors(one / "tensors0.safetensors")
-    ranks = [load_tensors(two / f"tensors{rank}.safetensors")[0] for rank in (0, 1)]
-    assert ranks[0].keys() == ranks[1].keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(ranks[0][name], ranks[1][name]), name
-        torch.testing.assert_close(ranks[0][name], tensor, rtol=1e-5, atol=1e-6, msg=name)
-    told = [json.loads((two / f"told{rank}.json").read_text()) for rank in (0, 1)]
-    assert told[0] == told[1]
-    alone = json.loads((one / "told0.json").read_text())
-    for name in ("open", "train", "validation", "test", "alone"):
-        assert told[0][name] == alone[name], name
-    assert told[0]["test"] == told[0]["alone"]
-    for name in ("losses", "notes"):
-        assert told[0][name] == pytest.approx(alone[name], rel=1e-6)
-    # The gates did close something, or their equality would say nothing.
-    assert alone["open"] != {"conv1": 8, "conv2": 8}
-    assert [path.name for path in (two / "plain").iterdir()] == ["state.safetensors"]
+    told = ended_as_one(alone, tmp_path, processes=2)
     # A whole pruning run: the first process decides, times and writes, both have the report.
-    report = json.loads((two / "prune" / "report.json").read_text())
+    report = json.loads((tmp_path / "prune" / "report.json").read_text())
     assert told[0]["report"] == told[1]["report"] == json.loads(json.dumps(report))
     assert report["ratio_measured"] <= 0.7 * 1.02
     assert sum(group["after"] for group in report["groups"]) < 128
+
+
+def test_three_processes_share_batches_that_three_does_not_divide(alone: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lightning_fabric", reason="pip install lightning-fabric")
+    done = torchrun(str(SCRIPT), str(tmp_path), "-", processes=3)
+    assert done.returncode == 0, done.stderr
+    ended_as_one(alone, tmp_path, processes=3)
+    # Each process dropped other values than one process would have: what is shared is the result alone.
+    one, _ = load_tensors(alone / "tensors0.safetensors")
+    three, _ = load_tensors(tmp_path / "tensors2.safetensors")
+    assert not torch.allclose(one["dropped.fc.weight"], three["dropped.fc.weight"], rtol=1e-3)
 
 
 @given(
@@ -189,7 +218,7 @@ def test_a_norm_in_evaluation_mode_works_as_ever() -> None:
 def test_one_process_needs_no_fabric(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert open_processes.__wrapped__() is ALONE
+    assert open_processes() is ALONE
     assert first_process()
     assert world_size() == 1
 
@@ -200,7 +229,19 @@ def test_several_processes_without_fabric_say_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     assert not first_process()
     with pytest.raises(DependencyError, match="pip install lightning-fabric"):
-        open_processes.__wrapped__()
+        open_processes()
+
+
+def test_one_gpu_cannot_be_that_of_all_processes() -> None:
+    class Fabric:
+        device = torch.device("cuda", 1)
+
+    second = FabricProcesses(1, 2, Fabric())
+    assert second.place("cuda") == second.place(torch.device("cuda", 1)) == Fabric.device
+    with pytest.raises(InputError, match=r"cannot all train on cuda:0: .* give --device cuda,"):
+        second.place("cuda:0")
+    with pytest.raises(InputError, match="these processes train on cuda, not on cpu"):
+        second.place("cpu")
 
 
 def test_more_processes_than_images_are_refused() -> None:

@@ -1,6 +1,12 @@
-"""Run under torchrun, or alone, by test_together.py: trains and writes what each process ended with."""
+"""Run under torchrun, or alone, by test_together.py: trains and writes what each process ended with.
+
+Arguments: a folder; a table to prune with, or - for none; and "kill" to end the last process in the second epoch of the
+plain training by a signal.
+"""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,8 +26,9 @@ from pruner.training.state import save_tensors
 
 
 class Net(nn.Module):
-    def __init__(self, width=8):
+    def __init__(self, width=8, dropout=0.0):
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.conv1 = nn.Conv2d(1, width, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 2, 1, bias=False)
@@ -31,11 +38,11 @@ class Net(nn.Module):
     def forward(self, x):
         x = x.double()  # so that sums of other order differ by less than training can amplify
         x = torch.relu(self.bn1(self.conv1(x)))
-        x = torch.relu(self.bn2(self.conv2(x)))
+        x = self.dropout(torch.relu(self.bn2(self.conv2(x))))
         return self.fc(x.mean((2, 3)))
 
 
-def main(out, table=None):
+def main(out, table=None, *, kill=False):
     torch.set_num_threads(1)
     processes = open_processes()
     splits = load_data("digits", seed=0)
@@ -46,6 +53,11 @@ def main(out, table=None):
     plain.load_state_dict(model.state_dict())
     if not processes.first:  # the first process's weights are everyone's
         plain.fc.weight.data.add_(1)
+
+    def die(step):
+        if kill and step.epoch == 1 and step.step % 2 and processes.rank == processes.world - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     history = fit(
         plain,
         splits,
@@ -55,10 +67,14 @@ def main(out, table=None):
         distill_weight=0.2,
         ema=0.9,
         clip_norm=0.5,
-        batch_size=300,
+        batch_size=301,
         processes=processes,
         state_dir=out / "plain",
+        on_step=die,
     )
+    # Dropout draws otherwise in each process; it must still leave all with one network.
+    dropped = Net(dropout=0.5).double()
+    fit(dropped, splits, epochs=1, lr=0.1, batch_size=301, validate=False, processes=processes)
     graph = trace(model, torch.zeros(2, 1, 16, 16))
     axes = graph.axes()
     shapes = {"conv1": ConvShape(1, 1, 16, 16, 8), "conv2": ConvShape(1, 8, 8, 8, 8)}
@@ -80,6 +96,7 @@ def main(out, table=None):
     )
     values = open_method("gator").values(problem)
     tensors = {f"plain.{name}": tensor for name, tensor in plain.state_dict().items()}
+    tensors |= {f"dropped.{name}": tensor for name, tensor in dropped.state_dict().items()}
     tensors |= {f"gator.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"values.{name}": torch.tensor(worth) for name, worth in values.channels.items()}
     save_tensors(out / f"tensors{processes.rank}.safetensors", tensors, {})
@@ -120,4 +137,4 @@ class Plain(Net):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), None if sys.argv[2] == "-" else Path(sys.argv[2]), kill="kill" in sys.argv)
