@@ -20,7 +20,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(fake_table, tmp_path_factory):
-    with served(tmp_path_factory.mktemp("served")) as running:
+    with served(tmp_path_factory.mktemp("served"), token_cache_s=0) as running:
         with Client(running.url, token=running.token("rows:write")) as client:
             client.import_table(fake_table)
         yield running

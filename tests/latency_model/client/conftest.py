@@ -72,7 +72,7 @@ def gpu_table(synthetic):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, gpu_table):
     """A server with the shipped table and ``gpu_table``, which a client sent to it."""
-    with served(tmp_path_factory.mktemp("served")) as running:
+    with served(tmp_path_factory.mktemp("served"), token_cache_s=0) as running:
         with Client(running.url, token=running.token("rows:write")) as client:
             report = client.import_table(gpu_table, source="test")
             assert report["new"] >= len(gpu_table), report
