@@ -82,7 +82,12 @@ def prune(
     ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Batch to train with.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate while the method learns.")] = 0.01,
-    finetune_lr: Annotated[float, typer.Option(help="Learning rate of recovery.")] = 0.02,
+    finetune_lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of recovery; if not given 0.02, after a method that trains half of --lr."
+        ),
+    ] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Train in mixed precision.")] = False,
     amp_type: Annotated[
         str, typer.Option(help="Of mixed precision: bf16, or fp16 with a loss scale.")

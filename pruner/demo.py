@@ -73,6 +73,7 @@ def _run(out: Path, *, budget: str, seed: int, command: str) -> RunReport:
         finetune_epochs=RECOVER_EPOCHS,
         batch_size=BATCH_SIZE,
         seed=seed,
+        finetune_lr=0.02,
         device="cpu",  # the same demo everywhere
     )
     return prune(request, out / "prune", command=command)

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["PruneRequest", "prune"]
 
 ROUNDS = 200
+# What recovery begins with where the method has not trained.
+UNTRAINED_LR = 0.02
 _PLAN = "plan.json"
 _NORMS = "norms.safetensors"
 
@@ -59,6 +61,7 @@ class PruneRequest:
 
     ``device`` is where training runs, not what is timed: auto, cpu, cuda or cuda:N. A run goes on on another one.
     ``precision`` is what the network is deployed and timed in; None for fp32, or the only one that the table has.
+    ``finetune_lr`` is the learning rate that recovery begins with; None for ``recovery_lr``.
     """
 
     model: str
@@ -73,7 +76,7 @@ class PruneRequest:
     precision: str | None = None
     batch_size: int = 128
     lr: float = 0.01
-    finetune_lr: float = 0.02
+    finetune_lr: float | None = None
     amp: bool | str = False
     clip_norm: float | None = None
     ema: float | None = None
@@ -88,6 +91,15 @@ class PruneRequest:
             raise InputError(f"clip_norm must be above 0, not {self.clip_norm!r}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise InputError(f"ema must be above 0 and below 1, not {self.ema!r}")
+
+    def recovery_lr(self, method: Method) -> float:
+        """Return the learning rate that recovery begins with.
+
+        A network that has been trained while its channels closed is nearly recovered: a high rate would undo that.
+        """
+        if self.finetune_lr is not None:
+            return self.finetune_lr
+        return self.lr / 2 if method.trains else UNTRAINED_LR
 
     def asked(self) -> dict[str, Any]:
         """Return what makes another run of it, ready for JSON: where it is trained does not."""
@@ -190,7 +202,7 @@ def _follow(
         _learn(request, method, setting, original, splits, out, stages)
         processes.wait()  # until it has decided
         small = cut(setting, Plan.load(out / _PLAN))
-        _recover(request, small, original, splits, out, stages)
+        _recover(request, request.recovery_lr(method), small, original, splits, out, stages)
         processes.wait()  # until it has timed and written
     return load_report(out)
 
@@ -225,7 +237,7 @@ def _run(
     plan, notes = _decide(request, setting, values, measure, splits, out, stages)
     stages.processes.wait()
     small = cut(setting, plan)
-    _recover(request, small, original, splits, out, stages)
+    _recover(request, request.recovery_lr(method), small, original, splits, out, stages)
     proof = measure(small)
     report = finish(
         setting,
@@ -321,6 +333,7 @@ def _decide(
 
 def _recover(
     request: PruneRequest,
+    lr: float,
     small: nn.Module,
     original: nn.Module,
     splits: Splits,
@@ -334,7 +347,7 @@ def _recover(
             small,
             splits,
             epochs=request.finetune_epochs,
-            lr=request.finetune_lr,
+            lr=lr,
             batch_size=request.batch_size,
             seed=request.seed,
             teacher=original,

@@ -17,6 +17,7 @@ from latency_model.zoo import LoadedModel
 from profiler.backends.fake import FakeDevice
 from profiler.plan import plan
 from pruner.data import load_data
+from pruner.methods import open_method
 from pruner.oracle import check
 from pruner.pipeline import PruneRequest, prune
 from pruner.plan import Plan
@@ -267,3 +268,11 @@ def test_the_oracle_takes_a_model_from_where_it_is():
     graph = trace(model, torch.zeros(2, 1, 16, 16))
     keep = {name: range(size // 2) for name, size in graph.sizes().items()}
     assert check(model, graph, keep, inputs=torch.randn(2, 1, 16, 16)).ok
+
+
+def test_recovery_begins_low_where_the_method_has_trained():
+    request = PruneRequest(model="net", table="table", budget="latency=0.5x", data="digits", lr=0.03)
+    assert request.recovery_lr(open_method("gator")) == 0.015
+    assert request.recovery_lr(open_method("l1")) == 0.02
+    told = PruneRequest(model="net", table="table", budget="latency=0.5x", data="digits", finetune_lr=0.1)
+    assert told.recovery_lr(open_method("gator")) == told.recovery_lr(open_method("l1")) == 0.1
