@@ -1,6 +1,7 @@
 """The core of Gharial: types, errors, latency tables, and the model that turns tables into estimates.
 
-The model needs SciPy, which takes longer to import than all the rest: its names are fetched when they are used.
+The model needs SciPy, which takes longer to import than all the rest: its names are fetched when they are used, and so
+is the client of the service.
 """
 
 from importlib import import_module
@@ -14,12 +15,14 @@ from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 
 if TYPE_CHECKING:
+    from latency_model.client import Client
     from latency_model.grid import ChannelGrid
     from latency_model.model import Estimate, LatencyModel
 
 __all__ = [
     "ChannelGrid",
     "Channels",
+    "Client",
     "ConvShape",
     "Environment",
     "Estimate",
@@ -34,6 +37,7 @@ __all__ = [
 
 _LATER = {
     "ChannelGrid": "latency_model.grid",
+    "Client": "latency_model.client",
     "Estimate": "latency_model.model",
     "LatencyModel": "latency_model.model",
 }

@@ -9,6 +9,7 @@ GharialError
 │   ├── DataError       a data set is missing or does not fit the model
 │   ├── BudgetError     a budget cannot be parsed or reached
 │   └── DependencyError an optional package is missing; the message has the install command
+├── ServerError         a server does not answer, fails, or answers what makes no sense
 └── MeasurementError    the device could not time one configuration; the others go on
     └── DeviceLostError the device fails whatever it is asked; this process must end, a new one can go on
 
@@ -27,6 +28,7 @@ __all__ = [
     "MeasurementError",
     "ModelError",
     "RowsError",
+    "ServerError",
     "TableError",
     "WeightsError",
 ]
@@ -70,6 +72,10 @@ class BudgetError(InputError):
 
 class DependencyError(InputError):
     """An optional package is missing."""
+
+
+class ServerError(GharialError):
+    """A server does not answer, fails, or answers what makes no sense."""
 
 
 class MeasurementError(GharialError):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from latency_model import console
 from latency_model.errors import InputError
+from latency_model.served import OfEnvironment, OfServer, no_file, served_estimate, served_model
 from latency_model.shapes import PRECISIONS
 from latency_model.shipped import find_table
 from latency_model.table import LatencyTable
@@ -76,6 +77,8 @@ def estimate(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=_MODEL_HELP)] = None,
     table: OfTable = None,
     fitted: OfModel = None,
+    server: OfServer = None,
+    environment: OfEnvironment = None,
     rows: Annotated[
         Path | None,
         typer.Option(
@@ -100,18 +103,31 @@ def estimate(
 
     if (model is None) == (rows is None):
         raise InputError("estimate needs a network or a file of rows; give MODEL or --rows ROWS, one of them")
-    latency_model = _latency_model(table, fitted)
+    no_file(server, environment, table, fitted)
     if rows is not None:
         if family is not None or engine is not None:
             raise InputError("--family and --engine are for a network; leave them out with --rows")
+        latency_model = _latency_model(table, fitted, server, environment)
         _estimate_rows(latency_model, rows, out, confidence=confidence, json=json)
         return
     if out is not None:
         raise InputError("--out is where predictions of --rows go; for one network use --json")
     assert model is not None
-    result = _estimate(
-        latency_model, model, batch, precision, confidence=confidence, family=family, engine=engine
-    )
+    if server is not None and engine is None:
+        result = served_estimate(
+            server,
+            model,
+            environment,
+            batch=batch,
+            precision=precision,
+            confidence=confidence,
+            family=family,
+        )
+    else:
+        latency_model = _latency_model(table, fitted, server, environment)
+        result = _estimate(
+            latency_model, model, batch, precision, confidence=confidence, family=family, engine=engine
+        )
     if json:
         console.print_json({**_about(model, result), **result.to_json()})
         return
@@ -123,6 +139,8 @@ def explain(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)],
     table: OfTable = None,
     fitted: OfModel = None,
+    server: OfServer = None,
+    environment: OfEnvironment = None,
     site: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Only this convolution or operator, with the rows around it."),
@@ -137,7 +155,8 @@ def explain(
     """Say where an estimate comes from: which rows, which kernels, where they switch, which correction."""
     from latency_model.explain import explanation
 
-    latency_model = _latency_model(table, fitted)
+    no_file(server, environment, table, fitted)
+    latency_model = _latency_model(table, fitted, server, environment)
     result = _estimate(
         latency_model, model, batch, precision, confidence=confidence, family=family, engine=engine
     )
@@ -241,9 +260,13 @@ def _estimate_rows(
         console.out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _latency_model(table: str | None, fitted: Path | None) -> LatencyModel:
+def _latency_model(
+    table: str | None, fitted: Path | None, server: str | None, environment: str | None
+) -> LatencyModel:
     from latency_model.model import LatencyModel
 
+    if server is not None:
+        return served_model(server, environment)
     if table is not None and fitted is not None:
         raise InputError("an estimate rests on one source; give --table TABLE or --model MODEL_DIR, not both")
     if fitted is not None:
@@ -251,7 +274,7 @@ def _latency_model(table: str | None, fitted: Path | None) -> LatencyModel:
     if table is None:
         raise InputError(
             "an estimate needs measurements; give --table TABLE, which gharial profile makes and of which "
-            "gharial tables list shows those that ship, or --model MODEL_DIR, which gharial fit makes"
+            "gharial tables list shows those that ship, --model MODEL_DIR, which gharial fit makes, or --server URL"
         )
     path = find_table(table)
     return LatencyModel.fit([LatencyTable.load(path)], origin=str(path))

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from latency_model import console
 from latency_model.errors import InputError
+from latency_model.served import OfServer, given_table
+from latency_model.served_cli import download, list_served
 from latency_model.shipped import find_table, shipped_tables
 from latency_model.table import LatencyTable
 
@@ -21,7 +23,11 @@ __all__ = ["AsJson", "tables"]
 tables = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Look at latency tables.")
 
 TablePath = Annotated[
-    str, typer.Argument(metavar="TABLE", help="A latency table (.parquet), or the name of one that ships.")
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        help="A latency table (.parquet), or the name of one that ships; with --server a device, or a key.",
+    ),
 ]
 FirstTable = Annotated[str, typer.Argument(metavar="A", help="A table, as a file or by its name.")]
 SecondTable = Annotated[str, typer.Argument(metavar="B", help="Another one.")]
@@ -53,8 +59,11 @@ def _table(grid: Table) -> None:
 
 
 @tables.command(name="list", epilog="Example: gharial tables list --json")
-def list_shipped(json: AsJson = False) -> None:
-    """List the tables that ship with Gharial; every command takes one by its name."""
+def list_shipped(server: OfServer = None, json: AsJson = False) -> None:
+    """List the tables that ship with Gharial, or those of a server; commands take one by its name."""
+    if server is not None:
+        list_served(server, json=json)
+        return
     rows = []
     for path in shipped_tables():
         loaded = LatencyTable.load(path)
@@ -85,6 +94,11 @@ def list_shipped(json: AsJson = False) -> None:
         )
 
 
+tables.command(epilog="Example: gharial tables download h100 --server http://host:8765 --out h100.parquet")(
+    download
+)
+
+
 @tables.command(epilog="Example: gharial tables show table.parquet --site 'k3 s1' --sort latency --limit 10")
 def show(
     table: TablePath,
@@ -107,6 +121,7 @@ def show(
     wide: Annotated[
         bool, typer.Option("--wide", help="Print all that is known of each row, the search's candidates too.")
     ] = False,
+    server: OfServer = None,
     json: AsJson = False,
 ) -> None:
     """Print a table's rows, networks and failures, and what it holds in all."""
@@ -115,7 +130,7 @@ def show(
     if everything and limit is not None:
         raise InputError("give --all or --limit, not both")
     selection = Selection(tuple((site or "").split()), op, flag, kernel, sort)
-    loaded = LatencyTable.load(find_table(table))
+    loaded = given_table(table, server)
     rows = select(loaded, selection)
     if json:
         from latency_model.exports import record, write_json_rows
@@ -151,6 +166,7 @@ def show(
 def export_rows(
     table: TablePath,
     out: Annotated[Path, typer.Option(metavar="FILE", help="A .csv, .parquet, .json or .lookup file.")],
+    server: OfServer = None,
     json: AsJson = False,
 ) -> None:
     """Write a table's convolutions and operators as plain CSV, Parquet or JSON, a column per property.
@@ -160,7 +176,7 @@ def export_rows(
     """
     from latency_model.exports import export
 
-    loaded = LatencyTable.load(find_table(table))
+    loaded = given_table(table, server)
     rows = export(loaded, out)
     if json:
         console.print_json({"out": str(out), "rows": rows})
@@ -286,6 +302,7 @@ def plot(
             help="A map over both counts instead: latency, per-mac, ratio (of two tables) or kernel.",
         ),
     ] = None,
+    server: OfServer = None,
     json: AsJson = False,
 ) -> None:
     """Draw one convolution: its latency over one channel count, or a map over both.
@@ -295,7 +312,7 @@ def plot(
     from latency_model.plots import draw
 
     drawn = draw(
-        [LatencyTable.load(find_table(text)) for text in given],
+        [given_table(text, server) for text in given],
         out,
         words=(site or "").split(),
         over=over,

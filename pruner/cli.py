@@ -11,6 +11,8 @@ import typer
 
 from latency_model.console import out as console
 from latency_model.console import print_json
+from latency_model.errors import InputError
+from latency_model.served import OfEnvironment, OfServer, no_file
 from pruner.train_cli import train
 
 __all__ = ["app"]
@@ -33,12 +35,6 @@ def prune(
     model: Annotated[
         str, typer.Argument(help="resnet20, torchvision:resnet50, timm:NAME or package.module:callable.")
     ],
-    table: Annotated[
-        str,
-        typer.Option(
-            help="Latency table of this device, from gharial profile, or the name of one that ships."
-        ),
-    ],
     budget: Annotated[
         str,
         typer.Option(
@@ -47,6 +43,14 @@ def prune(
     ],
     data: Annotated[str, typer.Option(help="A folder of Parquet files or images, or 'digits'.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, plan, ONNX file and report.")],
+    table: Annotated[
+        str | None,
+        typer.Option(
+            help="Latency table of this device, from gharial profile, or the name of one that ships."
+        ),
+    ] = None,
+    server: OfServer = None,
+    environment: OfEnvironment = None,
     weights: Annotated[Path | None, typer.Option(help="Trained weights, safetensors.")] = None,
     method: Annotated[
         str, typer.Option(help="Pruning method; see gharial methods. Or package.module:Class.")
@@ -112,11 +116,19 @@ def prune(
     from pruner.pipeline import PruneRequest
     from pruner.pipeline import prune as run
     from pruner.report import print_report
+    from pruner.served_table import served_name, served_table
     from pruner.training.processes import first_process
 
+    no_file(server, environment, table)
+    if server is not None:
+        name = served_name(server, environment)
+    elif table is not None:
+        name = table
+    else:
+        raise InputError("pruning needs a latency table of this device; give --table TABLE or --server URL")
     request = PruneRequest(
         model=model,
-        table=table,
+        table=name,
         budget=budget,
         data=data,
         method=method,
@@ -135,7 +147,10 @@ def prune(
         seed=seed,
         options=tuple(settings or ()),
     )
-    report = run(request, out, command=_command(), restart=restart, log_dir=log_dir, workers=workers)
+    rows = None if server is None else served_table(server, environment, out, restart=restart)
+    report = run(
+        request, out, command=_command(), restart=restart, log_dir=log_dir, workers=workers, table=rows
+    )
     if not first_process():
         return
     if json:

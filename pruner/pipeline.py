@@ -25,6 +25,7 @@ from pruner.proof import Proof, backend_of, measure_pair
 from pruner.report import load_report
 from pruner.rundir import Stopwatch, claim, holds, record, recorded
 from pruner.sensitivity import images_for, measure_losses, sample
+from pruner.served_table import keep_table
 from pruner.setting import Setting, prepare
 from pruner.summary import finish
 from pruner.training import fit, recalibrate
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import nn
 
+    from latency_model.table import LatencyTable
     from profiler.backends.base import Backend
     from pruner.report import RunReport
     from pruner.training import Callback
@@ -129,6 +131,7 @@ def prune(
     restart: bool = False,
     log_dir: Path | None = None,
     workers: int = 0,
+    table: LatencyTable | None = None,
 ) -> RunReport:
     """Prune a network to its budget and write weights, plan, ONNX file and report into ``out``.
 
@@ -136,7 +139,8 @@ def prune(
     ``seconds`` of the report adds up the parts of an interrupted run, parts that were killed outright not
     included. ``log_dir`` is a folder for TensorBoard's files, ``workers`` are processes that decode image files.
     Under ``torchrun`` all processes train together, the first one allocates, times and writes, and each returns the
-    report; all must see the folder ``out``.
+    report; all must see the folder ``out``. ``table`` are the rows where ``request.table`` is the name of no file, as
+    of a server's: they are kept in ``out``, see ``served_table``.
 
     Raises ``InputError`` when ``out`` holds a run with other settings, and whatever ``prepare``
     raises; a request that cannot be run leaves ``out`` as it was, ``restart`` or not.
@@ -153,7 +157,7 @@ def prune(
     setting = prepare(
         request.model,
         weights=Path(request.weights) if request.weights else None,
-        table=Path(request.table),
+        table=table if table is not None else Path(request.table),
         budget=request.budget,
         batch=request.batch,
         precision=request.precision,
@@ -168,6 +172,8 @@ def prune(
         return _follow(request, method, setting, splits, out, processes, device)
     with backend_of(setting.table.environment, precision=setting.precision) as backend:
         claim(asked, out, restart=restart)
+        if table is not None:
+            keep_table(table, out)
         clock = Stopwatch(out, started=started)
         try:
             with progress_display() as progress:

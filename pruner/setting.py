@@ -171,7 +171,7 @@ def prepare(
     model: str,
     *,
     weights: Path | None,
-    table: Path,
+    table: Path | LatencyTable,
     budget: str,
     batch: int | None = None,
     precision: str | None = None,
@@ -185,7 +185,7 @@ def prepare(
     minimum when the budget lies below it.
     """
     wish, *others = parse_budgets(budget)
-    rows = LatencyTable.load(find_table(table))
+    rows = table if isinstance(table, LatencyTable) else LatencyTable.load(find_table(table))
     torch.manual_seed(seed)
     loaded = load_model(model)
     if loaded.module is None:
@@ -201,7 +201,7 @@ def prepare(
     network = harvest(loaded, batch=count, precision=chosen).regroup(
         graph.axes(), {name: group.size for name, group in graph.groups.items()}
     )
-    fitted = LatencyModel.fit([rows], origin=str(table))
+    fitted = LatencyModel.fit([rows], origin="TABLE" if isinstance(table, LatencyTable) else str(table))
     setting = Setting(
         loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted, tuple(others), chosen
     )

@@ -62,11 +62,12 @@ class Served:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The model of one revision, and the layout that most of its rows have."""
+    """The model of one revision, the layout that most of its rows have, and their precisions."""
 
     info: EnvironmentInfo
     model: LatencyModel
     layout: str
+    precisions: tuple[str, ...]
 
 
 @dataclass
@@ -172,7 +173,8 @@ class Catalog:
             info = self.of(key).info
             model = model_of(self.database, self.folder, info)
             layout = Counter(shape.layout for shape in model.table).most_common(1)[0][0]
-            found = self._models[key] = Fitted(info, model, layout)
+            precisions = tuple(sorted({shape.precision for shape in model.table}))
+            found = self._models[key] = Fitted(info, model, layout, precisions)
             return found
         finally:
             with self._guard:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +85,17 @@ class Estimates:
         body = await run_in_threadpool(_body, fitted.model, network, asked)
         return self._keep(digest, asked, fitted.info, body)
 
-    def of_network(self, network: NetworkCost, asked: Asked) -> Answer:
-        """Return the estimate of a network that was harvested elsewhere; blocks."""
-        text = json.dumps(network_to_json(network), separators=(",", ":")).encode()
+    def of_network(
+        self, network: NetworkCost, asked: Asked, counts: Mapping[str, int] | None = None
+    ) -> Answer:
+        """Return the estimate of a network that was harvested elsewhere, at channel ``counts``; blocks."""
+        text = json.dumps([network_to_json(network), counts], separators=(",", ":"), sort_keys=True).encode()
         digest = hashlib.sha256(text).digest()
         found = self._kept((digest, asked, _moment(self.catalog.of(asked.environment).info)))
         if found is not None:
             return found
         fitted = self.catalog.model(asked.environment)
-        return self._keep(digest, asked, fitted.info, _body(fitted.model, network, asked))
+        return self._keep(digest, asked, fitted.info, _body(fitted.model, network, asked, counts))
 
     def _kept(self, key: tuple[Any, ...]) -> Answer | None:
         with self._lock:
@@ -117,12 +120,16 @@ def _moment(info: EnvironmentInfo) -> tuple[int, float]:
     return info.revision, info.changed_at
 
 
-def _body(model: LatencyModel, network: NetworkCost, asked: Asked) -> bytes:
-    return json.dumps(estimated(model, network, asked), allow_nan=False).encode()
+def _body(
+    model: LatencyModel, network: NetworkCost, asked: Asked, counts: Mapping[str, int] | None = None
+) -> bytes:
+    return json.dumps(estimated(model, network, asked, counts), allow_nan=False).encode()
 
 
-def estimated(model: LatencyModel, network: NetworkCost, asked: Asked) -> dict[str, Any]:
-    """Return what ``gharial estimate --json``, or ``gharial explain --json``, prints of ``network``.
+def estimated(
+    model: LatencyModel, network: NetworkCost, asked: Asked, counts: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Return what ``gharial estimate --json``, or ``gharial explain --json``, prints of ``network`` at ``counts``.
 
     Raises ``NotMeasured`` when the table lacks a convolution, ``InputError`` for what cannot be asked.
     """
@@ -132,7 +139,7 @@ def estimated(model: LatencyModel, network: NetworkCost, asked: Asked) -> dict[s
     if not shapes:
         raise ModelError(f"{asked.name} has no 2-D convolution, so a table says nothing of it")
     try:
-        found = model.estimate(network, confidence=asked.confidence, family=asked.family)
+        found = model.estimate(network, counts, confidence=asked.confidence, family=asked.family)
     except TableError as error:
         raise NotMeasured(f"{error}; or let the service get them measured: POST /v1/jobs") from error
     except (OverflowError, ZeroDivisionError, ValueError) as error:

@@ -116,7 +116,10 @@ async def estimate_network(
     asked: Annotated[Asked, Depends(asked)],
     service: Annotated[Service, Depends(service_of)],
 ) -> Any:
-    """Return the latency of a network that was harvested elsewhere: the JSON of ``network_to_json``."""
+    """Return the latency of a network that was harvested elsewhere: the JSON of ``network_to_json``.
+
+    With channel counts it is ``{"network": …, "counts": {GROUP: COUNT}}``; groups that are not named are whole.
+    """
     service.catalog.of(asked.environment)
     body = await request.body()
     return _response(await run_in_threadpool(_of_network, service, body, asked))
@@ -127,4 +130,13 @@ def _of_network(service: Service, body: bytes, asked: Asked) -> Answer:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
-    return service.estimates.of_network(network_from_json(data), asked)
+    counts = None
+    if isinstance(data, dict) and set(data) == {"network", "counts"}:
+        data, counts = data["network"], _counts(data["counts"])
+    return service.estimates.of_network(network_from_json(data), asked, counts)
+
+
+def _counts(data: Any) -> dict[str, int]:
+    if not isinstance(data, dict) or not all(type(count) is int for count in data.values()):
+        raise InputError("counts are an object of channel groups and whole numbers")
+    return data

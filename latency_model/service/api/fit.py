@@ -29,6 +29,8 @@ class Fit(BaseModel):
     families: bool | None = None
     regression: bool | None = None
     notes: list[str] | None = None
+    layout: str | None = None
+    precisions: list[str] | None = None
 
 
 @router.get("/v1/environments/{key}/fit", response_model=Fit, dependencies=[READS])
@@ -37,10 +39,14 @@ def fit(
     service: Annotated[Service, Depends(service_of)],
     wait: Annotated[bool, Query(description="Fit the model first if it is not there")] = False,
 ) -> Any:
-    """Return what the estimates of an environment rest on: its rows and the correction fitted on its networks."""
+    """Return what the estimates of an environment rest on: its rows and the correction fitted on its networks.
+
+    ``layout`` is the one that most rows have: who harvests a network elsewhere takes it.
+    """
     catalog = service.catalog
     found: dict[str, Any] = {"environment": key, "revision": catalog.of(key).info.revision, "ready": False}
     if wait or catalog.has_model(key):
         fitted = catalog.model(key)
         found |= {"revision": fitted.info.revision, "ready": True, **describe(fitted.model)}
+        found |= {"layout": fitted.layout, "precisions": list(fitted.precisions)}
     return found

@@ -20,9 +20,10 @@ _SILENT_S = 30.0
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """The process answers; ``version`` is that of Gharial."""
 
     status: str
+    version: str
 
 
 class Readiness(BaseModel):
@@ -34,9 +35,9 @@ class Readiness(BaseModel):
 
 
 @router.get("/healthz", response_model=Health)
-async def healthz() -> Any:
-    """Say that the process is alive; nothing is looked at."""
-    return {"status": "ok"}
+async def healthz(request: Request) -> Any:
+    """Say that the process is alive, and which version it is of; nothing is looked at."""
+    return {"status": "ok", "version": request.app.version}
 
 
 def _state(service: Service, key: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow.parquet as pq
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -75,12 +76,25 @@ def rows(
     "/v1/environments/{key}/table",
     dependencies=[READS],
     response_class=FileResponse,
-    responses={200: {"description": "A latency table", "content": {PARQUET: {}}}},
+    responses={
+        200: {"description": "A latency table", "content": {PARQUET: {}}},
+        304: {"description": "It is the one that If-None-Match names"},
+    },
 )
-def table(key: str, service: Annotated[Service, Depends(service_of)]) -> Response:
-    """Return the whole table, with networks and failures: the file that ``--table`` of every command takes."""
+def table(
+    key: str,
+    service: Annotated[Service, Depends(service_of)],
+    if_none_match: Annotated[str | None, Header(max_length=200)] = None,
+) -> Response:
+    """Return the whole table, with networks and failures: the file that ``--table`` of every command takes.
+
+    The ETag names the revision; with it as If-None-Match a table that has not changed is not sent again.
+    """
     path = service.catalog.table_file(key)
-    return FileResponse(path, media_type=PARQUET, filename=f"gharial-{key}.parquet")
+    headers = {"ETag": f'"{path.stem}"', "Cache-Control": "no-cache"}
+    if if_none_match is not None and headers["ETag"] in re.split(r"\s*,\s*", if_none_match.strip()):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(path, media_type=PARQUET, filename=f"gharial-{key}.parquet", headers=headers)
 
 
 @router.post(

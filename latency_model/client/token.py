@@ -1,0 +1,25 @@
+"""Whether a token may be sent."""
+
+from __future__ import annotations
+
+from latency_model.client.connection import Origin
+from latency_model.errors import InputError
+
+__all__ = ["checked_token"]
+
+
+def checked_token(token: str | None, origin: Origin, *, plain_token: bool) -> str | None:
+    """Return what is sent of a token, None for none; ``InputError`` where anybody on the way could read it."""
+    token = (token or "").strip()
+    if not token:
+        return None
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(
+            "the token has characters that no token has; give what gharial tokens create printed"
+        )
+    if origin.scheme == "http" and not origin.loopback and not plain_token:
+        raise InputError(
+            f"the token would go to {origin} for everybody on the way to read; use https://, a tunnel to "
+            "localhost, or, in a network that you trust, set GHARIAL_PLAIN_TOKEN=1"
+        )
+    return token
