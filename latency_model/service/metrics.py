@@ -9,6 +9,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from latency_model.service.catalog import Catalog
+from latency_model.service.store.database import Database
+from latency_model.service.store.jobs.reading import count_jobs
 
 __all__ = ["Metrics"]
 
@@ -34,12 +36,31 @@ class _Tables(Collector):
         return rows, fresh
 
 
+class _Jobs(Collector):
+    """The queue, as it is when somebody asks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the gauge without asking the database, which is not open yet when this is registered."""
+        return (GaugeMetricFamily("gharial_jobs", "Jobs in a state", labels=("state",)),)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield how many jobs are in each state."""
+        (family,) = self.describe()
+        for state, count in count_jobs(self._database).items():
+            family.add_metric((state,), count)  # type: ignore[attr-defined]
+        return (family,)
+
+
 class Metrics:
     """Counters and times of one application."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, database: Database) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Tables(catalog))
+        self.registry.register(_Jobs(database))
         self.requests = Counter(
             "gharial_requests", "Requests", ("method", "route", "status"), registry=self.registry
         )

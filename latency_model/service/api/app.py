@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -33,12 +34,13 @@ from latency_model.service.metrics import Metrics
 from latency_model.service.settings import Settings
 from latency_model.service.state import Service
 from latency_model.service.store.database import Database, open_database
+from latency_model.service.store.jobs.leasing import sweep
 from latency_model.service.store.tokens import TokenBook
 
 __all__ = ["ROUTERS", "create_app"]
 
 _log = logging.getLogger("gharial.service")
-_FLUSH_S = 30.0
+_UPKEEP_S = 30.0
 
 # What the application answers: a new router is one more line.
 ROUTERS = (
@@ -69,7 +71,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(database.migrate)
         await run_in_threadpool(service.catalog.start)
-        tasks = [asyncio.create_task(_flush(service)), asyncio.create_task(_warm(service))]
+        tasks = [asyncio.create_task(_upkeep(service)), asyncio.create_task(_warm(service))]
         try:
             yield
         finally:
@@ -117,17 +119,19 @@ def _service(settings: Settings, database: Database) -> Service:
         tokens,
         Checked(tokens, keep_s=half),
         Estimates(catalog, harvesters),
-        Metrics(catalog),
+        Metrics(catalog, database),
     )
 
 
-async def _flush(service: Service) -> None:
+async def _upkeep(service: Service) -> None:
+    """Note when tokens were used, and end jobs whose last worker is gone: no other worker may ever ask for them."""
     while True:
-        await asyncio.sleep(_FLUSH_S)
+        await asyncio.sleep(_UPKEEP_S)
         try:
             await run_in_threadpool(service.tokens.flush)
-        except Exception:  # the database may be away; the next time writes it all
-            _log.exception("could not note when tokens were used")
+            await run_in_threadpool(sweep, service.database, now=time.time())
+        except Exception:  # the database may be away; the next time does it all
+            _log.exception("could not tend tokens and jobs")
 
 
 async def _warm(service: Service) -> None:
