@@ -9,6 +9,7 @@ from latency_model.console import run
 from latency_model.service.serve_cli import app as serve_app
 from profiler.cli import app as profiler_app
 from profiler.engine_cli import app as engine_app
+from profiler.worker_cli import app as worker_app
 from pruner.cli import app as pruner_app
 
 __all__ = ["app", "main"]
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _part in (profiler_app, engine_app, latency_model_app, pruner_app, serve_app):
+for _part in (profiler_app, worker_app, engine_app, latency_model_app, pruner_app, serve_app):
     app.add_typer(_part)
 
 

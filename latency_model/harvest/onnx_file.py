@@ -85,14 +85,14 @@ def set_batch(opened: onnx.ModelProto, batch: int | None, *, where: str) -> None
             value.type.tensor_type.shape.dim[0].ClearField("dim_param")
 
 
-def onnx_at_batch(path: Path, *, batch: int) -> bytes:
-    """Return an ONNX file with its weights inside, and a free batch set to ``batch``: ready to be run.
+def onnx_at_batch(model: bytes | Path, *, batch: int) -> bytes:
+    """Return an ONNX file, or its bytes, with the weights inside and a free batch set to ``batch``: ready to be run.
 
     Raises ``ModelError`` like ``open_onnx`` and ``set_batch``.
     """
-    opened = open_onnx(path, weights=True)
-    set_batch(opened, batch, where=where_of(path))
+    opened = open_onnx(model, weights=True)
+    set_batch(opened, batch, where=where_of(model))
     try:
         return bytes(opened.SerializeToString())
     except Exception as error:  # protobuf's own limit of 2 GiB
-        raise _unreadable(path, error) from error
+        raise _unreadable(model, error) from error

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from latency_model.service.api import environments, estimate, fit, lookup, ops, staircase, tables
+from latency_model.service.api import environments, estimate, fit, jobs, leases, lookup, ops, staircase, tables
 from latency_model.service.api.auth import Checked
 from latency_model.service.api.limits import Limits
 from latency_model.service.api.problems import PROBLEMS, add_handlers
@@ -38,6 +38,8 @@ ROUTERS = (
     staircase.router,
     estimate.router,
     fit.router,
+    jobs.router,
+    leases.router,
     ops.router,
 )
 

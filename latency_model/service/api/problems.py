@@ -148,7 +148,8 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, GharialError):
         name = type(error).__name__
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
-        return Problem(str(error), status=400 if isinstance(error, InputError) else 500, type=kind)
+        status = getattr(error, "status", 400) if isinstance(error, InputError) else 500
+        return Problem(str(error), status=status, type=kind)
     if isinstance(error, HTTPException):
         kind = _NAMES.get(error.status_code, "error")
         return Problem(

@@ -1,0 +1,416 @@
+"""Kill a real server and its workers (SIGKILL) at random moments under load; look for lost or doubled jobs and rows.
+
+    python benchmarks/kill_service.py --kills 200
+    python benchmarks/kill_service.py --kills 50 --database postgresql
+
+A client submits jobs of overlapping configurations without a pause, two workers with the fake device measure them.
+The server, a worker, a worker's measuring process, or a worker with all its processes is killed, and started again
+at once or a little later. Every job that was acknowledged, every row that was ever seen in the database, and every
+row that was ever on a worker's disk must be there at the end: the job done, the row once, with the very latency that
+the fake device gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from sqlalchemy import func, select
+
+from latency_model.ops import parse_config
+from latency_model.service.store.database import Database, open_database
+from latency_model.service.store.rows import read
+from latency_model.service.store.schema import environments, job_items, jobs, rows
+from latency_model.service.store.tokens import create_token
+from profiler.backends.fake import FakeDevice
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = ("server", "server", "worker", "worker", "child", "group")
+WORKERS, BACKLOG, LEASE_S = 2, 6, 3.0
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, sys.path[1:])])
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "GHARIAL_IMPORT_SHIPPED": "false",
+        "GHARIAL_LEASE_S": str(LEASE_S),
+    }
+
+
+@dataclass
+class Process:
+    """A command that is started again whenever it ends."""
+
+    name: str
+    command: list[str]
+    log: Path
+    environment: dict[str, str]
+    running: subprocess.Popen | None = None
+    began: float = 0.0
+    exits: list[int] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.began = time.monotonic()
+        with self.log.open("ab") as log:
+            self.running = subprocess.Popen(
+                [sys.executable, "-m", "gharial", *self.command],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self.environment,
+            )
+
+    def kill(self, target: str) -> bool:
+        """Send SIGKILL to the process, one of its children, or its whole group; False without such a one."""
+        process = self.running
+        assert process is not None
+        if process.poll() is not None:
+            return False
+        if target == "child":
+            children = _children(process.pid)
+            if not children:
+                return False
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(children[0], signal.SIGKILL)
+            return True
+        os.killpg(process.pid, signal.SIGKILL) if target == "group" else process.kill()
+        process.wait()
+        return True
+
+    def check(self) -> None:
+        """Start it again if it has ended by itself, and remember that it did."""
+        if self.running is not None and (code := self.running.poll()) is not None:
+            self.exits.append(code)
+            self.start()
+
+    def end(self) -> int:
+        assert self.running is not None
+        self.running.terminate()
+        return self.running.wait(timeout=60)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+class Load:
+    """A client that submits jobs, each until it is acknowledged, and keeps a few waiting."""
+
+    def __init__(self, url: str, token: str, rng: random.Random) -> None:
+        self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=20)
+        self._rng, self._end = rng, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.acknowledged: dict[str, list[str]] = {}
+        self.again = 0  # requests that had to be sent more than once
+        self.problems: list[str] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the job at hand is acknowledged."""
+        self._end.set()
+        self._thread.join(timeout=300)
+        assert not self._thread.is_alive()
+
+    def states(self) -> Counter[str]:
+        """Count the acknowledged jobs by state, as the server sees them."""
+        found = {}
+        for state in ("queued", "leased", "failed", "cancelled", "done"):
+            page, before = None, {}
+            while page is None or len(page) == 1000:
+                page = self._client.get("/v1/jobs", params={"state": state, "limit": 1000, **before}).json()
+                found |= {job["id"]: state for job in page}
+                before = {"before": page[-1]["id"]} if page else {}
+        return Counter(found.get(job, "missing") for job in self.acknowledged)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._end.is_set():
+            try:
+                waiting = self._client.get("/v1/jobs", params={"state": "queued", "limit": BACKLOG}).json()
+            except (httpx.HTTPError, ValueError):
+                self._end.wait(0.1)
+                continue
+            if len(waiting) >= BACKLOG:
+                self._end.wait(0.1)
+                continue
+            number += 1
+            self._submit(f"job-{number}", self._configs(number))
+
+    def _configs(self, number: int) -> list[str]:
+        """Half of a job's configurations are its own, the others are likely to be another's too."""
+        count = self._rng.randint(1, 60)
+        own = [f"1x{8 + number}x8x8 ->{8 * n} k3 s1 p1 g1 conv fp32 nchw" for n in range(1, count + 1)]
+        pool = [f"1x{8 * self._rng.randint(1, 20)}x4x4 ->8 k1 s1 p0 g1 conv fp32 nchw" for _ in range(count)]
+        return [*own, *pool]
+
+    def _submit(self, key: str, configs: list[str]) -> None:
+        body = {
+            "configs": configs,
+            "wants": {"kind": "fake"},
+            "priority": self._rng.randint(0, 2),
+            "max_attempts": 50,
+        }
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                answer = self._client.post("/v1/jobs", json=body, headers={"idempotency-key": key})
+            except httpx.HTTPError:
+                time.sleep(0.1)
+                continue
+            if answer.status_code >= 500:
+                time.sleep(0.1)
+                continue
+            if answer.status_code not in (200, 201):
+                self.problems.append(f"{key}: {answer.status_code} {answer.text[:200]}")
+                return
+            self.again += tries > 1
+            self.acknowledged[answer.json()["id"]] = list(dict.fromkeys(configs))
+            return
+
+
+@dataclass
+class Seen:
+    """Every row that was ever in the database or on a worker's disk."""
+
+    database: Database
+    outboxes: list[Path]
+    stored: dict[str, str] = field(default_factory=dict)
+    on_disk: set[str] = field(default_factory=set)
+    changed: int = 0
+
+    def look(self) -> None:
+        """Take a look now; a row that is older than it was counts as lost at once."""
+        with self.database.read() as connection:
+            found = dict(
+                connection.execute(select(rows.c.key, rows.c.measured_at).where(rows.c.kind == "conv")).all()
+            )
+        for key, at in self.stored.items():
+            if found.get(key, "") < at:
+                self.changed += 1
+        self.stored |= found
+        for outbox in self.outboxes:
+            for journal in outbox.glob("*.journal"):
+                with contextlib.suppress(OSError):
+                    for line in journal.read_bytes().split(b"\n")[:-1]:
+                        data = json.loads(line)
+                        if data["kind"] == "conv":
+                            self.on_disk.add(data["config"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_up(url: str, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/healthz").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise SystemExit("the server did not start")
+
+
+@contextlib.contextmanager
+def _database(kind: str, folder: Path):
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/service.db"
+        return
+    sys.path.append(str(ROOT / "tests"))
+    import postgres
+
+    with postgres.server() as make:
+        yield make()
+
+
+def _wait(processes: list[Process], database: Database, rng: random.Random, longest_s: float) -> str:
+    """Wait until a random moment: of the start of what was killed last, or after rows have come again."""
+    if rng.random() < 0.25:
+        time.sleep(rng.uniform(0.0, 2.0))
+        return "starting"
+    before, deadline = _revision(database), time.monotonic() + 30
+    while _revision(database) == before and time.monotonic() < deadline:
+        for process in processes:
+            process.check()
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0.0, longest_s))
+    return "working"
+
+
+def _revision(database: Database) -> int:
+    with database.read() as connection:
+        return int(connection.scalar(select(func.sum(environments.c.revision))) or 0)
+
+
+def _kill(processes: list[Process], rng: random.Random) -> tuple[str, float]:
+    """Kill something, and start it again at once or a little later."""
+    while True:
+        target = rng.choice(TARGETS)
+        process = processes[0] if target == "server" else rng.choice(processes[1:])
+        seconds = time.monotonic() - process.began
+        if process.kill(target):
+            break
+        for each in processes:
+            each.check()
+    if target != "child":
+        time.sleep(rng.choice((0.0, rng.uniform(0.0, 1.5))))
+        process.start()
+    return target, seconds
+
+
+def _judge(database: Database, load: Load, seen: Seen) -> dict[str, int]:
+    """Compare what there is in the end with all that was ever promised."""
+    device, problems = FakeDevice(delay_s=0.0), Counter()
+    with database.read() as connection:
+        states = dict(connection.execute(select(jobs.c.id, jobs.c.state)).all())
+        waiting = select(job_items.c.job_id, func.count()).where(job_items.c.state != "stored")
+        undone = dict(connection.execute(waiting.group_by(job_items.c.job_id)).all())
+        count = connection.scalar(select(func.count()).select_from(rows))
+    table = read(database, device.environment.key)
+    problems["jobs_lost"] = sum(states.get(job) != "done" or job in undone for job in load.acknowledged)
+    problems["jobs_doubled"] = len(states) - len(load.acknowledged)
+    wanted = {config for configs in load.acknowledged.values() for config in configs}
+    promised = wanted | set(seen.stored) | seen.on_disk
+    kept = {shape.text: row for shape, row in table.rows.items()}
+    problems["rows_lost"] = len(promised - set(kept)) + seen.changed
+    problems["rows_doubled"] = int(count or 0) - len(kept)
+    problems["rows_wrong"] = sum(
+        row.latency_us != device.measure(parse_config(text), run_id="").latency_us
+        for text, row in kept.items()
+    )
+    problems["rows_nobody_asked_for"] = len(set(kept) - wanted)
+    problems["rows_not_sent"] = sum(len(list(box.glob("[0-9]*.parquet*"))) for box in seen.outboxes)
+    return dict(problems)
+
+
+def main() -> int:
+    """Run the benchmark; 0 when nothing was lost, doubled or wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument(
+        "--pause", type=float, default=1.5, help="longest time from new rows to a kill, in seconds"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None, help="where the CSV goes")
+    given = parser.parse_args()
+    target_file = given.out or Path(__file__).with_name(f"kill_service_{given.database}.csv")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.strip()
+    rng, start, records = random.Random(given.seed), time.monotonic(), []
+    with tempfile.TemporaryDirectory(prefix="kill-") as name, _database(given.database, Path(name)) as url:
+        folder = Path(name)
+        database = open_database(url)
+        database.migrate()
+        token = create_token(database, "benchmark", ["jobs:write", "work", "read"])[1]
+        port = _free_port()
+        here = f"http://127.0.0.1:{port}"
+        environment = _environment() | {"GHARIAL_TOKEN": token}
+        serve = ["serve", "--port", str(port), "--database", url, "--cache", str(folder / "cache")]
+        processes = [Process("server", serve, folder / "server.log", environment)]
+        boxes = [folder / f"outbox{n}" for n in range(WORKERS)]
+        for number, box in enumerate(boxes):
+            options = [
+                "--runtime",
+                "fake",
+                "--option",
+                "delay_s=0.02",
+                "--stretch",
+                "0.3",
+                "--name",
+                f"w{number}",
+            ]
+            command = ["worker", "--server", here, "--outbox", str(box), *options]
+            processes.append(Process(f"worker{number}", command, folder / f"worker{number}.log", environment))
+        for process in processes:
+            process.start()
+        _wait_until_up(here)
+        load, seen = Load(here, token, random.Random(given.seed + 1)), Seen(database, boxes)
+        load.start()
+        for number in range(1, given.kills + 1):
+            moment = _wait(processes, database, rng, given.pause)
+            target, seconds = _kill(processes, rng)
+            seen.look()
+            records.append(
+                {
+                    "commit": commit,
+                    "database": given.database,
+                    "seed": given.seed,
+                    "kill": number,
+                    "target": target,
+                    "moment": moment,
+                    "at_s": round(time.monotonic() - start, 2),
+                    "target_lived_s": round(seconds, 2),
+                    "jobs_acknowledged": len(load.acknowledged),
+                    "rows_stored": len(seen.stored),
+                    "rows_seen_on_disk": len(seen.on_disk),
+                }
+            )
+            if number % 20 == 0:
+                print(records[-1], flush=True)
+        _wait_until_up(here)
+        load.stop()
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            for process in processes:
+                process.check()
+            with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
+                states = load.states()
+                if not states.keys() - {"done"}:
+                    break
+            time.sleep(0.5)
+        codes = [process.end() for process in processes[1:]] + [processes[0].end()]
+        found = _judge(database, load, seen)
+        exits = {process.name: process.exits for process in processes if process.exits}
+        if exits or any(codes[:-1]) or any(found.values()) or load.problems:
+            for process in processes:
+                print(f"--- {process.name}\n{process.log.read_text(errors='replace')[-3000:]}")
+        database.close()
+    with target_file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    kinds = Counter(record["target"] for record in records)
+    print(f"{len(records)} kills: {', '.join(f'{count} {what}' for what, count in sorted(kinds.items()))}")
+    print(
+        f"{len(load.acknowledged)} jobs acknowledged ({load.again} sent more than once), {len(seen.stored)} rows seen "
+        f"stored, {len(seen.on_disk)} seen on a worker's disk, in {time.monotonic() - start:.0f} s on {given.database}"
+    )
+    print("states: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    print(", ".join(f"{count} {what.replace('_', ' ')}" for what, count in found.items()))
+    print(
+        f"ended by themselves: {exits or 'none'}; exit codes at SIGTERM: {codes}; problems: {load.problems or 'none'}"
+    )
+    bad = {what: count for what, count in found.items() if count and what != "rows_nobody_asked_for"}
+    return 1 if bad or load.problems or any(codes[:-1]) or codes[-1] not in (0, -signal.SIGTERM) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
