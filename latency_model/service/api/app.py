@@ -12,7 +12,19 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from latency_model.service.api import environments, estimate, fit, jobs, leases, lookup, ops, staircase, tables
+from latency_model.service.api import (
+    environments,
+    estimate,
+    fit,
+    jobs,
+    leases,
+    lookup,
+    ops,
+    page,
+    sites,
+    staircase,
+    tables,
+)
 from latency_model.service.api.auth import Checked
 from latency_model.service.api.limits import Limits
 from latency_model.service.api.problems import PROBLEMS, add_handlers
@@ -34,6 +46,7 @@ _FLUSH_S = 30.0
 ROUTERS = (
     lookup.router,
     environments.router,
+    sites.router,
     tables.router,
     staircase.router,
     estimate.router,
@@ -41,6 +54,7 @@ ROUTERS = (
     jobs.router,
     leases.router,
     ops.router,
+    page.router,
 )
 
 
