@@ -24,7 +24,9 @@ from latency_model.service.store.rows import put
 from latency_model.service.store.tokens import create_token
 
 EVIL = "<img src=x onerror=window.hacked=1>"
-FAST = Environment("NVIDIA H100 80GB HBM3", "cuda", "tensorrt", "10.3", "560.35", "12.6", options=(("builds", "3"),))
+FAST = Environment(
+    "NVIDIA H100 80GB HBM3", "cuda", "tensorrt", "10.3", "560.35", "12.6", options=(("builds", "3"),)
+)
 SLOW = Environment(f"{EVIL} Orin <a href='https://example.com/'>x</a>", "cuda", "onnxruntime", "1.22")
 _ROOT = Path(__file__).parents[1]
 
@@ -99,9 +101,21 @@ def served(folder, tables, *, private=False):
     token = create_token(database, "all", ["admin"])[1]
     database.close()
     port = free_port()
-    given = {"GHARIAL_DATABASE_URL": url, "GHARIAL_CACHE_DIR": f"{folder}/cache", "GHARIAL_IMPORT_SHIPPED": "0"}
+    given = {
+        "GHARIAL_DATABASE_URL": url,
+        "GHARIAL_CACHE_DIR": f"{folder}/cache",
+        "GHARIAL_IMPORT_SHIPPED": "0",
+    }
     environment = {**os.environ, **given, "PYTHONPATH": str(_ROOT)}
-    command = [sys.executable, "-m", "gharial", "serve", "--port", str(port), *(["--private"] if private else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "gharial",
+        "serve",
+        "--port",
+        str(port),
+        *(["--private"] if private else []),
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     found = Served(f"http://127.0.0.1:{port}", token, folder)

@@ -97,9 +97,16 @@ function row(job) {
   return line;
 }
 
+/** Return what a job wants of one thing as text: a value, a list of them, or pairs. */
+function said(value) {
+  if (Array.isArray(value)) return value.join(" and ");
+  if (value && typeof value === "object") return Object.entries(value).map(pair => pair.join("=")).join(" and ");
+  return value === true ? "too" : String(value);
+}
+
 function cells(job) {
   const what = job.kind === "model" ? `model ${job.request.name ?? ""}` : plural(job.total, "convolution");
-  const wants = Object.entries(job.wants).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
+  const wants = Object.entries(job.wants).map(([name, value]) => `${name} ${said(value)}`).join(", ");
   const ended = ["done", "failed", "cancelled"].includes(job.state);
   const bar = el("progress", { max: Math.max(job.total, 1), value: job.done, "aria-label": `progress of job ${job.id.slice(0, 8)}` });
   const tries = job.attempts > 1 ? el("small", { class: "note" }, `attempt ${job.attempts} of ${job.max_attempts}`) : null;

@@ -100,5 +100,10 @@ async function estimate() {
 function ask(place) {
   const { environment, batch, precision } = query();
   return measure(place, file, "application/octet-stream",
-    { batch, precision, name: file.name.slice(0, 80), wants: JSON.stringify({ environment }) });
+    { batch, precision, name: plain(file.name), wants: JSON.stringify({ environment }) });
+}
+
+/** Return a file's name as the server takes names of models to be measured. */
+function plain(name) {
+  return name.replace(/\.onnx$/i, "").replace(/[^A-Za-z0-9.+:_-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 80) || "model";
 }

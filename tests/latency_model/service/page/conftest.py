@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,33 +75,69 @@ def watch():
     return Watch()
 
 
+_INIT = """
+window.violations = [];
+addEventListener("securitypolicyviolation", e => window.violations.push(`${e.violatedDirective} ${e.blockedURI}`));
+"""
+
+
+def _context(browser, **options):
+    context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
+    context.set_default_timeout(60_000)
+    context.add_init_script(_INIT)
+    return context
+
+
+def _judge(page):
+    assert page.evaluate("window.violations") == []
+    assert page.evaluate("window.hacked") is None
+
+
 @pytest.fixture
 def new_page(browser, watch):
     """Return a function that opens a page with options of a browser context; it is judged at the end."""
-    contexts = []
+    pages = []
 
     def make(**options):
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
-        context.set_default_timeout(60_000)
-        context.add_init_script(
-            "window.violations = [];"
-            "addEventListener('securitypolicyviolation', e => window.violations.push(e.violatedDirective + ' ' + e.blockedURI));"
-        )
-        contexts.append(context)
-        page = context.new_page()
+        page = _context(browser, **options).new_page()
+        pages.append(page)
         watch.page(page)
         return page
 
     yield make
-    for context in contexts:
-        for page in context.pages:
-            assert page.evaluate("window.violations") == []
-            assert page.evaluate("window.hacked") is None
-        context.close()
+    for page in pages:
+        _judge(page)
+        page.context.close()
+    assert watch.errors == []
+
+
+@pytest.fixture(scope="session")
+def context(browser):
+    """Return the browser context that most tests share: so the browser compiles Plotly once."""
+    found = _context(browser, color_scheme="light")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def page(context, watch):
+    """Return a page of a desktop's size in light colours; it is judged at the end."""
+    found = context.new_page()
+    watch.page(found)
+    yield found
+    _judge(found)
+    found.close()
     assert watch.errors == []
 
 
 @pytest.fixture
-def page(new_page):
-    """Return a page of a desktop's size in light colours."""
-    return new_page(color_scheme="light")
+def wait():
+    """Return a function that waits until an expression is true; Playwright's own is what the policy forbids."""
+
+    def until(page, expression, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not page.evaluate(expression):
+            assert time.monotonic() < deadline, expression
+            page.wait_for_timeout(50)
+
+    return until
