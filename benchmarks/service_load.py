@@ -41,14 +41,28 @@ from latency_model.lookup.arrow import columns_to_arrow, result_from_arrow
 from latency_model.network_json import network_to_json
 
 OUT = Path(__file__).with_suffix(".csv")
-COLUMNS = ("what", "requests", "seconds", "per_s", "p50_ms", "p95_ms", "p99_ms", "p999_ms", "worst_ms", "errors", "note")
+COLUMNS = (
+    "what",
+    "requests",
+    "seconds",
+    "per_s",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "p999_ms",
+    "worst_ms",
+    "errors",
+    "note",
+)
 CONNECTIONS = 16
 
 
 class Connection(asyncio.Protocol):
     """One keep-alive connection: sends prepared requests, one at a time, and notes how long answers took."""
 
-    def __init__(self, next_request: Callable[[], tuple[bytes, float] | None], done: Callable[[float, int], None]) -> None:
+    def __init__(
+        self, next_request: Callable[[], tuple[bytes, float] | None], done: Callable[[float, int], None]
+    ) -> None:
         self.next_request, self.done = next_request, done
         self.due = 0.0
         self.left = -1
@@ -93,17 +107,25 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(error)
 
 
-def summary(what: str, times: list[float], errors: int, seconds: float, note: str = "", *, each: int = 1) -> dict:
+def summary(
+    what: str, times: list[float], errors: int, seconds: float, note: str = "", *, each: int = 1
+) -> dict:
     ms = np.array(times or [np.nan]) * 1e3
     p = np.percentile(ms, [50, 95, 99, 99.9, 100])
     row = dict(
-        zip(COLUMNS, (what, len(times), seconds, len(times) * each / seconds, *p.tolist(), errors, note), strict=True)
+        zip(
+            COLUMNS,
+            (what, len(times), seconds, len(times) * each / seconds, *p.tolist(), errors, note),
+            strict=True,
+        )
     )
     print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     return row
 
 
-async def closed_loop(port: int, requests: list[bytes], seconds: float, connections: int) -> tuple[list[float], int, float]:
+async def closed_loop(
+    port: int, requests: list[bytes], seconds: float, connections: int
+) -> tuple[list[float], int, float]:
     """Send as many as are answered."""
     times: list[float] = []
     errors = 0
@@ -124,7 +146,10 @@ async def closed_loop(port: int, requests: list[bytes], seconds: float, connecti
         errors += status != 200
 
     loop = asyncio.get_running_loop()
-    opened = [(await loop.create_connection(lambda: Connection(following, done), "127.0.0.1", port))[1] for _ in range(connections)]
+    opened = [
+        (await loop.create_connection(lambda: Connection(following, done), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
     start = time.perf_counter()
     for connection in opened:
         connection.ask()
@@ -136,7 +161,9 @@ async def closed_loop(port: int, requests: list[bytes], seconds: float, connecti
     return times, errors, took
 
 
-async def open_loop(port: int, requests: list[bytes], seconds: float, rate: float, connections: int) -> tuple[list[float], int, float]:
+async def open_loop(
+    port: int, requests: list[bytes], seconds: float, rate: float, connections: int
+) -> tuple[list[float], int, float]:
     """Send ``rate`` a second, whether or not answers came; who waits for a connection waits on the clock."""
     times: list[float] = []
     errors = 0
@@ -151,7 +178,10 @@ async def open_loop(port: int, requests: list[bytes], seconds: float, rate: floa
         errors += status != 200
 
     loop = asyncio.get_running_loop()
-    opened = [(await loop.create_connection(lambda: Connection(following, done), "127.0.0.1", port))[1] for _ in range(connections)]
+    opened = [
+        (await loop.create_connection(lambda: Connection(following, done), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
     start = time.perf_counter()
     total = int(rate * seconds)
     sent = 0
@@ -248,7 +278,9 @@ class Server:
 
 
 def lookup_request(key: str, text: str) -> bytes:
-    return f"GET /v1/lookup?environment={key}&config={quote(text)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    return (
+        f"GET /v1/lookup?environment={key}&config={quote(text)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
 
 
 def ready(port: int, key: str) -> bool:
@@ -279,7 +311,9 @@ def main() -> None:
     known = lookup_request(key, network.sites[0].shape.text)
     rows: list[dict] = []
 
-    def note(what: str, times: list[float], errors: int, seconds: float, text: str = "", *, each: int = 1) -> None:
+    def note(
+        what: str, times: list[float], errors: int, seconds: float, text: str = "", *, each: int = 1
+    ) -> None:
         rows.append(summary(what, times, errors, seconds, text or given.note, each=each))
 
     shutil.rmtree(given.work / "cache", ignore_errors=True)
@@ -298,7 +332,13 @@ def main() -> None:
         assert ready(given.port, key)
         if len(starts) < 3:
             stopped = server.stop()
-    note("cold start to the first lookup, 1 million rows mapped", starts, 0, sum(starts), f"stops in {stopped:.2f} s")
+    note(
+        "cold start to the first lookup, 1 million rows mapped",
+        starts,
+        0,
+        sum(starts),
+        f"stops in {stopped:.2f} s",
+    )
 
     mapped = LookupTable.load(next((given.work / "cache").glob(f"{key}-*.lookup")))
     columns = mapped.columns
@@ -326,18 +366,46 @@ def main() -> None:
         errors += not (np.array_equal(result.latency_us, expected.latency_us) and result.found.all())
         note(f"lookups as Arrow, {count} a request", times, errors, sum(times), each=count)
 
+    began = time.perf_counter()
+    while (
+        post(given.port, f"/v1/estimate?environment={key}", skeleton_of([model]), "application/octet-stream")[
+            0
+        ]
+        == 503
+    ):
+        time.sleep(0.5)
+    took = time.perf_counter() - began
+    note("model of a million rows, fitted at the first estimate", [took], 0, took)
+
     skeleton = skeleton_of([model])
     harvested = json.dumps(network_to_json(network)).encode()
     for what, path, body, kind in (
-        (f"estimate of ResNet-50, ONNX of {len(model) >> 20} MiB", "/v1/estimate", model, "application/octet-stream"),
-        (f"estimate of ResNet-50, skeleton of {len(skeleton) >> 10} KiB", "/v1/estimate", skeleton, "application/octet-stream"),
-        ("estimate of ResNet-50, harvested by the client", "/v1/estimate/network", harvested, "application/json"),
+        (
+            f"estimate of ResNet-50, ONNX of {len(model) >> 20} MiB",
+            "/v1/estimate",
+            model,
+            "application/octet-stream",
+        ),
+        (
+            f"estimate of ResNet-50, skeleton of {len(skeleton) >> 10} KiB",
+            "/v1/estimate",
+            skeleton,
+            "application/octet-stream",
+        ),
+        (
+            "estimate of ResNet-50, harvested by the client",
+            "/v1/estimate/network",
+            harvested,
+            "application/json",
+        ),
     ):
         for fresh in (False, True):
             times, errors = [], 0
             for place in range(given.estimates + 1):
                 # Another confidence is another estimate of a network that was read before.
-                confidence = 0.5 + place * 1e-4 + (1e-5 if path.endswith("network") else 0.0) if fresh else 0.9
+                confidence = (
+                    0.5 + place * 1e-4 + (1e-5 if path.endswith("network") else 0.0) if fresh else 0.9
+                )
                 extra = f"?environment={key}&confidence={confidence!r}&name={len(body)}"
                 status, answer, took = post(given.port, path + extra, body, kind)
                 if place:
@@ -351,10 +419,20 @@ def main() -> None:
     note("memory of the server, MB", [server.memory_mb() / 1e3], 0, 1.0, "the numbers are megabytes")
     server.stop()
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
     with given.out.open("w", newline="") as stream:
-        versions = {name: version(name) for name in ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pyarrow", "numpy")}
-        about = {"commit": commit.stdout.strip(), "python": platform.python_version(), **versions, "cores": os.cpu_count()}
+        versions = {
+            name: version(name)
+            for name in ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pyarrow", "numpy")
+        }
+        about = {
+            "commit": commit.stdout.strip(),
+            "python": platform.python_version(),
+            **versions,
+            "cores": os.cpu_count(),
+        }
         stream.write(f"# {json.dumps(about)}\n")
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()

@@ -28,7 +28,9 @@ PART = 50_000
 
 
 def measurement(us: float) -> Measurement:
-    return Measurement(us, us * 0.99, us * 1.01, us, us, us, us, us, 50, "fake", measured_at="2026-01-01T00:00:00Z")
+    return Measurement(
+        us, us * 0.99, us * 1.01, us, us, us, us, us, 50, "fake", measured_at="2026-01-01T00:00:00Z"
+    )
 
 
 def shapes(count: int, seed: int = 6) -> list[ConvShape]:
@@ -74,7 +76,9 @@ def main() -> None:
     start = time.perf_counter()
     for place in range(0, len(found), PART):
         rows = {shape: measurement(1.0 + shape.macs * 1e-6) for shape in found[place : place + PART]}
-        report = put(database, LatencyTable(ENVIRONMENT, rows), source="benchmark", run_id=f"benchmark-{place}")
+        report = put(
+            database, LatencyTable(ENVIRONMENT, rows), source="benchmark", run_id=f"benchmark-{place}"
+        )
         print(f"{place + len(rows)} rows, {time.perf_counter() - start:.0f} s", flush=True)
     (given.work / "environment.txt").write_text(report.key)
     database.close()

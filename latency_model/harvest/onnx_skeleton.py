@@ -21,6 +21,8 @@ __all__ = ["Skeleton", "skeleton_of", "varint"]
 # Fields of up to so many bytes are kept whole, whatever is in them. Constants whose values decide sizes are smaller.
 _SMALL = 1024
 _MOST_VARINT = 10
+# Each takes a microsecond or two; models have some thousands of operators and weights.
+_MOST_FIELDS = 200_000
 # The messages that hold tensors, by the numbers of their fields in onnx.proto.
 _WITHIN: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -74,7 +76,7 @@ class Skeleton:
         self._buffer = bytearray()
         self._place = 0  # of the buffer's first byte in the file
         self._skip = 0
-        self._kept = 0
+        self._kept = self._fields = 0
         self.size = 0
         """Bytes that were fed."""
 
@@ -93,6 +95,9 @@ class Skeleton:
         self._buffer += data
         at, size = 0, len(self._buffer)
         while at < size:
+            self._fields += 1
+            if self._fields > _MOST_FIELDS:
+                raise ModelError(f"the ONNX model has more than {_MOST_FIELDS} parts; harvest it where it is")
             after = self._field(at)
             if after is None:
                 break
@@ -147,7 +152,9 @@ class Skeleton:
         elif kind in (1, 5):
             end = start + (8 if kind == 1 else 4)
         else:
-            raise ModelError("the model cannot be read as ONNX (it has a field of no known kind); export it again")
+            raise ModelError(
+                "the model cannot be read as ONNX (it has a field of no known kind); export it again"
+            )
         self._fits(message, self._place + end)
         self._keep(end - at)
         if end > len(self._buffer):

@@ -105,7 +105,9 @@ def _kinds(text: bytes | None) -> tuple[Kind, ...]:
 
 
 def _kind(data: dict[str, Any]) -> Kind:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+    }
     kind = Kind(**fields)
     hash(kind)  # TypeError for lists within lists
     return kind

@@ -37,7 +37,10 @@ def columns_of(texts: Sequence[str]) -> ConvColumns:
         raise InputError(f"not the canonical text of a convolution: {texts[place]!r}")
     fields = dict(zip((field.name for field in parts.type), parts.flatten(), strict=True))
     endings = pc.binary_join_element_wise(fields["kind"], fields["rest"], " g1 ").dictionary_encode()
-    kinds = [Kind.of(ConvShape.parse(f"1x1x999999999x999999999 ->1 {text}")) for text in endings.dictionary.to_pylist()]
+    kinds = [
+        Kind.of(ConvShape.parse(f"1x1x999999999x999999999 ->1 {text}"))
+        for text in endings.dictionary.to_pylist()
+    ]
     sizes = {name: fields[name].cast(pa.int64()).to_numpy() for name in _SIZES}
     places = endings.indices.to_numpy().astype(np.int64)
     return ConvColumns(**sizes, kind=places, kinds=tuple(kinds))

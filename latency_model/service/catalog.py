@@ -204,7 +204,9 @@ class Catalog:
                 return
             try:
                 self.refresh()
-            except Exception:  # the database may be away for a while; what is mapped is answered from meanwhile
+            except (
+                Exception
+            ):  # the database may be away for a while; what is mapped is answered from meanwhile
                 _log.exception("could not ask the database for its environments")
 
     def _build(self) -> None:

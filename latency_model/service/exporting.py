@@ -1,4 +1,4 @@
-"""The rows of an environment as CSV, Parquet or JSON, made while they are sent: the bytes of ``gharial tables export``."""
+"""The rows of an environment as CSV, Parquet or JSON, made while they are sent: as ``gharial tables export`` does."""
 
 from __future__ import annotations
 

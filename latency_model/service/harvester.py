@@ -20,7 +20,9 @@ _LENGTHS = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
 
 
-def harvested(model: bytes, *, batch: int | None, precision: str | None, layout: str, depth: int) -> dict[str, Any]:
+def harvested(
+    model: bytes, *, batch: int | None, precision: str | None, layout: str, depth: int
+) -> dict[str, Any]:
     """Return the JSON of what ``gharial estimate`` harvests from an ONNX model's bytes.
 
     Raises ``ModelError`` for what the guard refuses and for what cannot be harvested.
@@ -59,9 +61,13 @@ def _answer(request: dict[str, Any], model: bytes) -> dict[str, Any]:
         return {"error": "reading the ONNX model takes more memory than the server gives to one model"}
     except RecursionError:
         return {"error": "the ONNX model nests too deep to be read"}
-    except Exception as error:  # a parser's own; the model is somebody else's, so this is no failure of the server
+    except (
+        Exception
+    ) as error:  # a parser's own; the model is somebody else's, so this is no failure of the server
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        return {"error": f"the ONNX model cannot be harvested ({type(error).__name__}: {reason}); export it again"}
+        return {
+            "error": f"the ONNX model cannot be harvested ({type(error).__name__}: {reason}); export it again"
+        }
 
 
 def _serve(source: BinaryIO, sink: BinaryIO) -> None:

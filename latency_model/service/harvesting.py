@@ -49,7 +49,10 @@ class Harvesters:
         if self._slots is None:
             self._slots = asyncio.Semaphore(self.workers)
         if self._waiting >= _WAITING:
-            raise Busy("too many ONNX models wait to be read; send it again in a moment", headers={"Retry-After": "2"})
+            raise Busy(
+                "too many ONNX models wait to be read; send it again in a moment",
+                headers={"Retry-After": "2"},
+            )
         request = {"batch": batch, "precision": precision, "layout": layout, "depth": self.depth}
         self._waiting += 1
         try:
@@ -85,7 +88,9 @@ class Harvesters:
                 f"reading the ONNX model took longer than the {self.timeout_s:g} s that one may take"
             ) from error
         except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
-            raise ModelError("the ONNX model could not be read: its reader crashed; export it again") from error
+            raise ModelError(
+                "the ONNX model could not be read: its reader crashed; export it again"
+            ) from error
         finally:
             if healthy:
                 self._idle.append(process)

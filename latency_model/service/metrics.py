@@ -50,13 +50,13 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self.in_flight = Gauge("gharial_requests_in_flight", "Requests being answered", registry=self.registry)
+        self.in_flight = Gauge(
+            "gharial_requests_in_flight", "Requests being answered", registry=self.registry
+        )
         self.lookups = Counter(
             "gharial_lookups", "Configurations looked up", ("found",), registry=self.registry
         )
-        self.harvests = Counter(
-            "gharial_harvests", "ONNX models read", ("outcome",), registry=self.registry
-        )
+        self.harvests = Counter("gharial_harvests", "ONNX models read", ("outcome",), registry=self.registry)
         self._found = {flag: self.lookups.labels(str(flag).lower()) for flag in (True, False)}
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 

@@ -31,7 +31,7 @@ from latency_model.table_columns import in_order
 if TYPE_CHECKING:
     from latency_model.model import LatencyModel
 
-__all__ = ["Lookups", "build_lookups", "describe", "load_lookups", "model_of", "table_file"]
+__all__ = ["Latency", "Lookups", "build_lookups", "describe", "load_lookups", "model_of", "table_file"]
 
 _LOOKUP, _OPS, _TABLE, _MODEL = ".lookup", ".ops.json", ".parquet", ".model"
 Latency = tuple[float, float, float]
@@ -81,8 +81,8 @@ def build_lookups(database: Database, folder: Path, key: str) -> Lookups:
             parts.append(columns_of(part.configs))
             for column, values in zip(columns, numbers, strict=True):
                 column.append(np.array(values, dtype=np.float64))
-    values = [np.concatenate([np.empty(0), *column]) for column in columns]
-    table = LookupTable.of(info.environment, _joined(parts), *values)
+    arrays = [np.concatenate([np.empty(0), *column]) for column in columns]
+    table = LookupTable.of(info.environment, _joined(parts), *arrays)
     path = folder / (_stem(info) + _LOOKUP)
     write_json(path.with_suffix(_OPS), ops)
     table.save(path)
@@ -117,7 +117,7 @@ def table_file(database: Database, folder: Path, info: EnvironmentInfo) -> Path:
 
 
 def model_of(database: Database, folder: Path, info: EnvironmentInfo) -> LatencyModel:
-    """Return the model that ``gharial estimate --table`` fits on an environment's table, from its folder if it is there.
+    """Return the model that ``gharial estimate --table`` fits on a table, from its folder if it is there.
 
     Rows are in the order of ``LatencyTable.save``, so that every number is the one of the file.
     """
@@ -132,7 +132,9 @@ def model_of(database: Database, folder: Path, info: EnvironmentInfo) -> Latency
     rows = {shape: table.rows[shape] for shape in in_order(table.rows)}
     ops = {op: table.ops[op] for op in in_order(table.ops)}
     if not rows:
-        raise TableError(f"the environment {info.key} has no rows of convolutions; ask for some to be measured")
+        raise TableError(
+            f"the environment {info.key} has no rows of convolutions; ask for some to be measured"
+        )
     model = LatencyModel.fit([replace(table, rows=rows, ops=ops)])
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as temporary:
         model.save(Path(temporary) / "model")

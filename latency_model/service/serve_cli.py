@@ -33,7 +33,9 @@ def serve(
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where files are kept that can be made again.", show_default=False),
+        typer.Option(
+            metavar="FOLDER", help="Where files are kept that can be made again.", show_default=False
+        ),
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="Ask for a token to read as well; writing always needs one.")

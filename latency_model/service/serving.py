@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 from collections.abc import Callable
 
 import uvicorn
@@ -66,8 +67,8 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda _: None
 
     ``started`` is told the address. Raises ``GharialError`` when the database or the address cannot be used.
     """
-    set_up_logs(level=settings.log_level, as_json=settings.log_json)
     database = open_database(settings.database_url)
+    set_up_logs(level=settings.log_level, as_json=settings.log_json)
     try:
         database.migrate()
         if settings.import_shipped:
@@ -77,6 +78,9 @@ def serve(settings: Settings, *, started: Callable[[str], None] = lambda _: None
         sockets = [server.config.bind_socket()] if settings.port == 0 else None
         port = settings.port if sockets is None else sockets[0].getsockname()[1]
         started(f"http://{settings.host}:{port}")
+        # uvicorn ends by these signals and then raises them again, which would end the process half closed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         server.run(sockets)
         if not server.started:
             raise GharialError(f"the service could not start on {settings.host}:{port}; the log says why")

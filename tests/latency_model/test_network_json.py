@@ -31,7 +31,9 @@ def test_depthwise_and_concatenations_come_back():
         lambda data: data.update(format_version="1"),
         lambda data: data["sites"].append({"name": "x"}),
         lambda data: data["sites"][0].update(shape="1x1x1"),
-        lambda data: data["sites"][0].update(shape=data["sites"][0]["shape"].replace("16x3x3", f"{10**12}x3x3")),
+        lambda data: data["sites"][0].update(
+            shape=data["sites"][0]["shape"].replace("16x3x3", f"{10**12}x3x3")
+        ),
         lambda data: data["sites"][0].update(shape="1x3x32x99999999999 ->16 k3 s1 p1 g1 conv fp32 nchw"),
         lambda data: data["sites"][0].update(inputs=[3]),
         lambda data: data["sites"][0].update(inputs=[3, [["nowhere", 1]]]),

@@ -63,7 +63,8 @@ async def authorise(scope: dict[str, Any], service: Service, need: str | None) -
         token = await service.checked.check(secret.decode("latin-1").strip())
     if token is None:
         raise Forbidden(
-            "this token is unknown, expired or revoked", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            "this token is unknown, expired or revoked",
+            headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
         )
     scope["gharial.token"] = token.id
     if need is not None and not token.allows(need):

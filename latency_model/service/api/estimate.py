@@ -49,7 +49,9 @@ class Estimated(BaseModel, extra="allow"):
 def asked(
     environment: Annotated[str, Query(max_length=40, description="The key of an environment")],
     confidence: Annotated[float, Query(gt=0, lt=1, description="How often the interval shall hold")] = 0.9,
-    family: Annotated[str | None, Query(max_length=100, description="Of which networks were measured")] = None,
+    family: Annotated[
+        str | None, Query(max_length=100, description="Of which networks were measured")
+    ] = None,
     explain: Annotated[bool, Query(description="Say of every part where it comes from")] = False,
     channels: Annotated[bool, Query(description="Say which channel counts nearby cost less")] = False,
     name: Annotated[str, Query(max_length=200, description="What messages call the model")] = "model.onnx",
@@ -89,7 +91,9 @@ async def estimate(
     service.catalog.of(asked.environment)
     settings = service.settings
     skeleton = Skeleton(
-        most_bytes=settings.max_onnx_bytes, most_kept=settings.max_skeleton_bytes, most_depth=settings.max_onnx_depth
+        most_bytes=settings.max_onnx_bytes,
+        most_kept=settings.max_skeleton_bytes,
+        most_depth=settings.max_onnx_depth,
     )
     async for part in request.stream():
         skeleton.feed(part)

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latency_model.service.api.problems import Problem, TooLarge, problem_body, problem_of
+from latency_model.service.api.problems import Busy, Problem, TooLarge, problem_body, problem_of
 from latency_model.service.state import Service
 
 __all__ = ["COSTS", "Limits", "Rates"]
@@ -33,10 +33,13 @@ COSTS: Mapping[str, float] = {
 }
 # Paths whose bodies have a limit of their own, by the name of the setting.
 _SIZES: Mapping[str, str] = {
+    "/v1/lookup/arrow": "max_arrow_bytes",
     "/v1/estimate": "max_onnx_bytes",
     "/v1/jobs": "max_onnx_bytes",
     "/v1/tables": "max_table_bytes",
 }
+# Paths whose bodies go through or to a file as they arrive.
+_STREAMED = frozenset({"/v1/estimate", "/v1/tables"})
 _MOST_CLIENTS = 10_000
 _GONE = 499  # in the log, of a client that did not wait for an answer
 # Not logged one by one unless asked for, when all is well: there are thousands a second.
@@ -80,6 +83,7 @@ class Limits:
         self._rates = Rates(settings.rate_per_s, settings.rate_burst)
         self._sizes = {path: int(getattr(settings, name)) for path, name in _SIZES.items()}
         self._most = settings.max_body_bytes
+        self._most_buffered, self.buffered = settings.max_buffered_bytes, 0
         self._timeout_s = settings.request_timeout_s
         self._log_all = settings.log_lookups
         self._ids = map((secrets.token_hex(4) + "-%x").__mod__, itertools.count(1))
@@ -98,7 +102,7 @@ class _Request:
     """One request on its way through the limits."""
 
     __slots__ = (
-        "_limits", "_receive", "_send", "_start", "app", "id", "most", "over", "read", "scope", "started",
+        "_limits", "_receive", "_send", "_start", "app", "held", "id", "most", "over", "read", "scope", "started",
         "status", "timer", "whole",
     )  # fmt: skip
 
@@ -106,6 +110,7 @@ class _Request:
         self._limits, self.scope, self._receive, self._send = limits, scope, receive, send
         self._start = time.perf_counter()
         self.status, self.started, self.read, self.whole = 0, False, 0, False
+        self.held = 0
         self.over: Problem | None = None
         self.most = limits._sizes.get(scope["path"], limits._most)
         self.timer: asyncio.Timeout | None = None
@@ -137,6 +142,8 @@ class _Request:
             await self._refuse(problem)
         finally:
             metrics.in_flight.dec()
+            limits.buffered -= self.held
+            self.over = None  # its trace would keep what was read until the next collection
             seconds = time.perf_counter() - self._start
             route = _route(scope, limits._direct)
             metrics.request(scope["method"] if route != "other" else "any", route, self.status, seconds)
@@ -178,11 +185,20 @@ class _Request:
     async def _receiving(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            self.read += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self.read += size
             self.whole = not message.get("more_body", False)
             if self.read > self.most:
                 self.over = self._too_large()
                 raise self.over
+            if self.scope["path"] not in _STREAMED:
+                self.held += size
+                self._limits.buffered += size
+                if self._limits.buffered > self._limits._most_buffered:
+                    self.over = Busy(
+                        "too many large requests at once; send it again", headers={"Retry-After": "2"}
+                    )
+                    raise self.over
         return message
 
     async def _sending(self, message: Message) -> None:

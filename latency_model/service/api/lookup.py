@@ -17,7 +17,8 @@ from latency_model.lookup.arrow import columns_from_arrow, result_to_arrow
 from latency_model.ops import Config, parse_config
 from latency_model.service.api.auth import READS, authorise
 from latency_model.service.api.problems import Busy, NotMeasured, Problem
-from latency_model.service.catalog import Latency, Served
+from latency_model.service.catalog import Served
+from latency_model.service.prepared import Latency
 from latency_model.service.state import Service, service_of
 
 __all__ = ["ARROW", "answer", "answer_one", "parsed", "router"]
@@ -105,7 +106,9 @@ def _parameters(query: bytes) -> tuple[str, str]:
         return given["environment"], given["config"]
     except KeyError as error:
         raise Problem(
-            f"a lookup needs ?environment=KEY&config=TEXT, like config={_EXAMPLE!r}", status=422, type="invalid"
+            f"a lookup needs ?environment=KEY&config=TEXT, like config={_EXAMPLE!r}",
+            status=422,
+            type="invalid",
         ) from error
 
 
@@ -160,7 +163,12 @@ def _bulk(service: Service, served: Served, data: bytes) -> bytes:
     dependencies=[READS],
     response_class=Response,
     responses={200: {"content": {ARROW: {}}, "description": "latency_us, low_us, high_us, found"}},
-    openapi_extra={"requestBody": {"required": True, "content": {ARROW: {"schema": {"type": "string", "format": "binary"}}}}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {ARROW: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
 )
 async def arrow(
     request: Request,

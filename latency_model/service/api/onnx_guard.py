@@ -15,7 +15,7 @@ from latency_model.errors import ModelError
 __all__ = ["check_encoding", "check_tensors"]
 
 # An empty message takes two bytes in the file and over a hundred in memory.
-_MOST_FIELDS = 4_000_000
+_MOST_FIELDS = 1_000_000
 _MESSAGE = 11  # FieldDescriptor.TYPE_MESSAGE
 _EXTERNAL = 1  # TensorProto.EXTERNAL
 

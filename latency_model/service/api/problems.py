@@ -52,7 +52,7 @@ _NAMES: Mapping[int, str] = {
 }
 
 
-class Problem(InputError):
+class Problem(InputError):  # noqa: N818 - what RFC 9457 calls it
     """A request that is refused; ``extra`` are more fields of the answer's ``error``."""
 
     status = 400
@@ -63,7 +63,7 @@ class Problem(InputError):
         message: str,
         *,
         status: int | None = None,
-        type: str | None = None,  # noqa: A002
+        type: str | None = None,
         headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
@@ -135,7 +135,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def problem_body(type: str, message: str, request_id: str, extra: Mapping[str, Any] | None = None) -> bytes:  # noqa: A002
+def problem_body(type: str, message: str, request_id: str, extra: Mapping[str, Any] | None = None) -> bytes:
     """Return the JSON of a problem."""
     error = {"type": type, "message": message, "request_id": request_id, **(extra or {})}
     return json.dumps({"error": error}, separators=(",", ":"), default=str).encode()

@@ -54,7 +54,7 @@ class Imported(BaseModel):
 def rows(
     key: str,
     service: Annotated[Service, Depends(service_of)],
-    format: Annotated[Literal["csv", "parquet", "json"], Query()] = "csv",  # noqa: A002
+    format: Annotated[Literal["csv", "parquet", "json"], Query()] = "csv",
 ) -> Response:
     """Return convolutions and operators with all that is known of them, a column a property, as they are read.
 
@@ -87,7 +87,10 @@ def table(key: str, service: Annotated[Service, Depends(service_of)]) -> Respons
     "/v1/tables",
     response_model=Imported,
     openapi_extra={
-        "requestBody": {"required": True, "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}}
+        "requestBody": {
+            "required": True,
+            "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+        }
     },
 )
 async def import_table(
@@ -130,7 +133,9 @@ def _check(path: Path, most: int) -> None:
             size = sum(found.row_group(place).total_byte_size for place in range(found.num_row_groups))
     except Exception as error:  # pyarrow has its own types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise TableError(f"the body is no Parquet file ({reason}); send what gharial profile wrote") from error
+        raise TableError(
+            f"the body is no Parquet file ({reason}); send what gharial profile wrote"
+        ) from error
     if count > most:
         raise TableError(f"the table has {count} rows; send up to {most} at a time")
     if size > _MOST_BYTES_A_ROW * max(count, 1) or count < 0:

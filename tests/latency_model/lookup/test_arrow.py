@@ -46,7 +46,10 @@ def test_columns_come_back(shapes):
 
 def test_results_come_back_to_the_last_bit():
     found = LookupResult(
-        np.array([0.1 + 0.2, np.nan]), np.array([1e-300, np.nan]), np.array([1.5, np.nan]), np.array([True, False])
+        np.array([0.1 + 0.2, np.nan]),
+        np.array([1e-300, np.nan]),
+        np.array([1.5, np.nan]),
+        np.array([True, False]),
     )
     back = result_from_arrow(result_to_arrow(found))
     for name in ("latency_us", "low_us", "high_us", "found"):
@@ -71,7 +74,10 @@ def test_any_integers_and_several_batches_will_do():
         (written(batch().replace_schema_metadata(None)), "metadata"),
         (written(batch().replace_schema_metadata({b"gharial.kinds": b"{}"})), "list"),
         (written(batch().replace_schema_metadata({b"gharial.kinds": b"[[["})), "kinds cannot be read"),
-        (written(batch().replace_schema_metadata({b"gharial.kinds": b'[{"size": 1}]'})), "kinds cannot be read"),
+        (
+            written(batch().replace_schema_metadata({b"gharial.kinds": b'[{"size": 1}]'})),
+            "kinds cannot be read",
+        ),
         (written(batch().replace_schema_metadata({b"gharial.kinds": b"[3]"})), "kinds|cannot be read"),
         (written(batch(), options=pa.ipc.IpcWriteOptions(compression="zstd")), "compressed"),
         (written(batch(), options=pa.ipc.IpcWriteOptions(compression="lz4")), "compressed"),
