@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from latency_model.errors import InputError
 from latency_model.harvest.onnx_skeleton import Skeleton
 from latency_model.service.api.auth import READS, require
-from latency_model.service.api.problems import PROBLEMS, Problem, TooLarge
+from latency_model.service.api.problems import PROBLEMS, Problem, ProblemBody, TooLarge
 from latency_model.service.state import Service, service_of
 from latency_model.service.store import jobs as queue
 from latency_model.service.store.tokens import TokenInfo
@@ -87,7 +87,10 @@ _SUBMISSION = {
     "/v1/jobs",
     response_model=JobBody,
     status_code=201,
-    responses={200: {"model": JobBody, "description": "The job that the idempotency key made before"}},
+    responses={
+        200: {"model": JobBody, "description": "The job that the idempotency key made before"},
+        415: {"model": ProblemBody, "description": "Neither JSON nor an ONNX model"},
+    },
     openapi_extra=_SUBMISSION,
 )
 async def submit(

@@ -93,10 +93,11 @@ def test_a_phone_need_not_be_scrolled_sideways(new_page, service, waiting_job, v
     assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
     # Nothing sticks out either, but inside what scrolls by itself.
     outside = page.evaluate(
-        """() => [...document.querySelectorAll("body *")].filter(e => {
+        """ours => [...document.querySelectorAll("body *")].filter(e => {
           const box = e.getBoundingClientRect();
-          return box.width && (box.right > 361 || box.left < -1) && !e.closest(".scroll, .hidden, .skip, .chart, #js-plotly-tester");
-        }).map(e => e.outerHTML.slice(0, 100))"""
+          return box.width && (box.right > 361 || box.left < -1) && !e.closest(ours);
+        }).map(e => e.outerHTML.slice(0, 100))""",
+        ".scroll, .hidden, .skip, .chart, #js-plotly-tester",
     )
     assert outside == []
     small = page.evaluate(

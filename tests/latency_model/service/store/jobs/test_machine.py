@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(sorted(OFFERS)))
     def lease(self, worker):
-        lease = queue.lease_job(self.database, OFFERS[worker], worker=worker, lease_s=LEASE_S)
+        lease = queue.lease_job(self.database, OFFERS[worker], worker=worker, now=self.now, lease_s=LEASE_S)
         self.expire()
         order = sorted(range(len(self.jobs)), key=lambda n: (-self.jobs[n]["priority"], n))
         for job in (self.jobs[n] for n in order):
