@@ -41,9 +41,8 @@ function savings(found) {
   if (!better.length) return [title, el("p", {}, "Nothing: no measured count near those of this network is cheaper."), none].filter(Boolean);
   const rows = better.map(([name, around]) => el("tr", {},
     el("th", { scope: "row", class: "name" }, name, el("small", {}, `${around.in.count} → ${around.out.count} channels, ${duration(around.latency_us)}`)),
-    option(around, around.padded.saved_us > 0 ? { ...around.padded, text: `${around.padded.in} → ${around.padded.out}` } : null),
-    option(around, around.out.below), option(around, around.in.below)));
-  const heads = [["Convolution", "name"], ["More channels, padded", "name"], ["Fewer outputs", "name"], ["Fewer inputs", "name"]];
+    el("td", { class: "name" }, options(around))));
+  const heads = [["Convolution", "name"], ["Cheaper counts nearby", "name"]];
   const sum = padding > 0.001 * found.latency_us ? `Padding counts that are not aligned saves up to ${duration(padding)}, ${percent(padding / found.latency_us)} of the whole, and removes no channel. `
     : "All counts are aligned: padding saves nothing. ";
   return [title,
@@ -51,17 +50,21 @@ function savings(found) {
     folding(table("Convolutions, the largest saving first", heads, rows), rows)].filter(Boolean);
 }
 
-function option(around, step) {
-  if (!step) return el("td", { class: "name" }, "–");
-  return el("td", { class: "name" }, step.text ?? `${step.count}`, " ", el("span", { class: "saves" }, `saves ${duration(step.saved_us)}`),
-    el("small", {}, `${percent(step.saved_us / around.latency_us)} of it`));
+/** Return a line for each way to a cheaper convolution. */
+function options(around) {
+  const { padded, out, in: inputs, latency_us: now } = around;
+  return [
+    padded.saved_us > 0 && [`padded to ${padded.in} → ${padded.out}`, padded],
+    out.below && [`${out.below.count} outputs`, out.below],
+    inputs.below && [`${inputs.below.count} inputs`, inputs.below],
+  ].filter(Boolean).map(([text, step]) => el("div", {}, `${text} `, el("span", { class: "saves" }, `saves ${duration(step.saved_us)}`), `, ${percent(step.saved_us / now)}`));
 }
 
 function layers(found) {
   const all = [...found.sites.map(site => ({ ...site, conv: true })), ...found.ops].map((part, at) => ({ ...part, at }));
   const most = Math.max(...all.map(part => part.corrected_us), 1e-9);
   const rows = [...all].sort((a, b) => b.corrected_us - a.corrected_us).map(part => [part, layer(part, most, found)]);
-  const heads = [["Layer", "name"], ["Latency", "name"], ["of the whole", "number"], ["Channel counts nearby", "name"], ["From", ""]];
+  const heads = [["Layer", "name"], ["Latency, part of the whole", "name"], ["From", ""]];
   const shown = table(`${plural(all.length, "layer")}, the slowest first`, heads, rows.map(([, row]) => row));
   const wrapped = folding(shown, rows.map(([, row]) => row));
   const order = el("button", { type: "button", "aria-pressed": "false", click: () => {
@@ -80,24 +83,9 @@ function layer(part, most, found) {
   filled.style.width = `${100 * Math.max(0, part.corrected_us) / most}%`;
   return el("tr", {},
     el("th", { scope: "row", class: "name" }, part.name, el("small", {}, part.shape)),
-    el("td", { class: "name" }, duration(part.corrected_us), el("span", { class: part.conv ? "bar" : "bar other", "aria-hidden": "true" }, filled)),
-    el("td", { class: "number" }, percent(part.corrected_us / found.latency_us)),
-    el("td", { class: "name" }, part.conv ? nearby(Object.hasOwn(found.channels.sites, part.name) ? found.channels.sites[part.name] : null) : ""),
+    el("td", { class: "name" }, `${duration(part.corrected_us)}, ${percent(part.corrected_us / found.latency_us)}`,
+      el("span", { class: part.conv ? "bar" : "bar other", "aria-hidden": "true" }, filled)),
     el("td", {}, part.source));
-}
-
-function nearby(around) {
-  if (!around) return "no staircase was measured";
-  const now = around.latency_us, { count, above, below } = around.out;
-  const said = [];
-  if (above && above.count === count) said.push(el("span", {}, `${count} outputs are efficient. `));
-  else if (above) {
-    const gains = above.saved_us > 0.02 * now;
-    said.push(el("span", {}, `${count} → ${above.count} outputs `), el("span", { class: gains ? "saves" : "" },
-      gains ? `saves ${duration(above.saved_us)}. ` : above.saved_us < -0.02 * now ? `costs ${duration(-above.saved_us)} more. ` : "costs the same. "));
-  }
-  if (below) said.push(el("span", {}, `${count} → ${below.count} outputs `), el("span", { class: "saves" }, `saves ${duration(below.saved_us)}.`));
-  return said.length ? said : `${count} outputs; no other count was measured`;
 }
 
 /** Return a table that shows its first rows until a button shows them all. */
