@@ -44,7 +44,7 @@ function savings(found) {
     el("td", { class: "name" }, options(around))));
   const heads = [["Convolution", "name"], ["Cheaper counts nearby", "name"]];
   const sum = padding > 0.001 * found.latency_us ? `Padding counts that are not aligned saves up to ${duration(padding)}, ${percent(padding / found.latency_us)} of the whole, and removes no channel. `
-    : "All counts are aligned: padding saves nothing. ";
+    : "Padding saves nothing, as far as counts were measured. ";
   return [title,
     el("p", {}, sum, "Each convolution by itself, to the nearest efficient count; layers that share channels change together."), none,
     folding(table("Convolutions, the largest saving first", heads, rows), rows)].filter(Boolean);

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_model.environment import Environment
@@ -33,6 +33,7 @@ def points(draw):
     return {(a, b): draw(st.sampled_from([1.0, 2.0, 2.01, 3.0, 5.0, 8.0])) for a in inputs for b in outputs}
 
 
+@settings(deadline=None)
 @given(points(), st.data())
 def test_steps_are_those_of_the_dense_envelope(found, data):
     grid = grid_of(found)
@@ -55,6 +56,7 @@ def test_steps_are_those_of_the_dense_envelope(found, data):
             assert steps["below"] is None
 
 
+@settings(deadline=None)
 @given(points(), st.data())
 def test_padding_reaches_the_envelope(found, data):
     inputs, outputs = data.draw(st.sampled_from(sorted(found)))

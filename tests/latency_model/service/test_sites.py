@@ -1,7 +1,7 @@
 from collections import Counter
 from types import SimpleNamespace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_model.columns import ConvColumns
@@ -28,6 +28,7 @@ def key(shape):
     return shape.depthwise, shape.site
 
 
+@settings(deadline=None)
 @given(st.sets(shapes(), max_size=40), st.sampled_from([None, 1]), st.sampled_from([None, "fp16"]))
 def test_sites_are_those_of_the_rows(found, batch, precision):
     lookups = SimpleNamespace(columns=ConvColumns.of(sorted(found)))
