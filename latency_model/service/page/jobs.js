@@ -49,8 +49,11 @@ async function look() {
   try {
     const found = await call("/v1/jobs", { query: { state: byId("jobs-state").value } });
     if (mine !== round) return;
+    const had = byId("view-jobs").contains(document.activeElement);
     byId("jobs-problem").replaceChildren();
     put(found);
+    // What was focused may be gone: the keyboard goes on from the view, not from the top of the page.
+    if (had && document.activeElement === document.body) byId("jobs-title").focus();
   } catch (error) {
     if (mine !== round) return;
     wait = AFTER_PROBLEM_MS;

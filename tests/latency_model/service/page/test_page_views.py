@@ -283,6 +283,17 @@ def test_jobs_are_live(page, service, wait):
         other.wait_for()
 
 
+def test_a_problem_that_goes_takes_no_focus_along(page, service, wait):
+    page.goto(f"{service.url}/#jobs")
+    wait(page, "document.getElementById('jobs-summary').textContent !== ''")
+    page.evaluate(
+        "document.getElementById('jobs-problem').append(Object.assign(document.createElement('button'), {id: 'old'}))"
+    )
+    page.focus("#old")
+    wait(page, "document.getElementById('old') === null")
+    assert page.evaluate("document.activeElement.id") == "jobs-title"
+
+
 def test_updates_can_be_paused(page, service, watch, wait):
     page.goto(f"{service.url}/#jobs")
     wait(page, "document.getElementById('jobs-summary').textContent !== ''")
