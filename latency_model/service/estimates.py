@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from latency_model.errors import InputError, ModelError, TableError
 from latency_model.network import NetworkCost
 from latency_model.network_json import network_to_json
+from latency_model.service.aligned import aligned
 from latency_model.service.api.problems import NotMeasured
 from latency_model.service.catalog import Catalog
 from latency_model.service.harvesting import Harvesters
@@ -43,6 +44,7 @@ class Asked:
     confidence: float = 0.9
     family: str | None = None
     explain: bool = False
+    channels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ def estimated(
             found, flags=(*found.flags, "fused as ONNX Runtime does it; --engine takes what TensorRT fuses")
         )
     said = explanation(model, found).to_json() if asked.explain else found.to_json()
+    if asked.channels:
+        said["channels"] = aligned(model, network)
     return {**_about(asked.name, found), **said}
 
 

@@ -13,7 +13,7 @@ from latency_model.service.api.problems import NotMeasured
 from latency_model.service.prepared import Lookups
 from latency_model.shapes import ConvShape
 
-__all__ = ["efficient", "stairs"]
+__all__ = ["efficient", "envelope_of", "stairs"]
 
 _STEP = 0.02
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ def stairs(lookups: Lookups, shape: ConvShape, axis: Literal["in", "out"]) -> di
     low, high = table.parts.values[1][places], table.parts.values[2][places]
     counts = along[order]
     reach = np.ones(len(places), dtype=bool) if shape.depthwise else across >= _small(at)
-    envelope = _envelope(counts, along[reach], us[reach])
+    envelope = envelope_of(counts, along[reach], us[reach])
     return {
         "config": shape.text,
         "axis": axis,
@@ -76,7 +76,7 @@ def _small(number: int) -> int:
     return number
 
 
-def _envelope(counts: Ints, along: Ints, us: Floats) -> Floats:
+def envelope_of(counts: Ints, along: Ints, us: Floats) -> Floats:
     """Return the least of ``us`` over all points whose ``along`` is at least each of ``counts``."""
     order = np.argsort(along, kind="stable")
     least = np.minimum.accumulate(us[order][::-1])[::-1]

@@ -21,6 +21,8 @@ from latency_model.service.api import (
     leases,
     lookup,
     ops,
+    page,
+    sites,
     staircase,
     tables,
 )
@@ -46,6 +48,7 @@ _UPKEEP_S = 30.0
 ROUTERS = (
     lookup.router,
     environments.router,
+    sites.router,
     tables.router,
     staircase.router,
     estimate.router,
@@ -53,6 +56,7 @@ ROUTERS = (
     jobs.router,
     leases.router,
     ops.router,
+    page.router,
 )
 
 

@@ -25,7 +25,10 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 
 class Estimated(BaseModel, extra="allow"):
-    """What ``gharial estimate --json`` prints; with ``explain``, what ``gharial explain --json`` prints."""
+    """What ``gharial estimate --json`` prints; with ``explain``, what ``gharial explain --json`` prints.
+
+    With ``channels`` there is also ``channels``: what counts nearby would save, as ``service.aligned`` says.
+    """
 
     model: str
     batch: int
@@ -50,10 +53,11 @@ def asked(
         str | None, Query(max_length=100, description="Of which networks were measured")
     ] = None,
     explain: Annotated[bool, Query(description="Say of every part where it comes from")] = False,
+    channels: Annotated[bool, Query(description="Say which channel counts nearby cost less")] = False,
     name: Annotated[str, Query(max_length=200, description="What messages call the model")] = "model.onnx",
 ) -> Asked:
     """Return what was asked beside the network."""
-    return Asked(environment, name, confidence=confidence, family=family, explain=explain)
+    return Asked(environment, name, confidence=confidence, family=family, explain=explain, channels=channels)
 
 
 def _response(answer: Answer) -> Response:
