@@ -1,8 +1,9 @@
 """The page: one HTML document, its scripts and styles, and Plotly's script from its Python package.
 
 Nothing comes from elsewhere and nothing inline runs: the Content-Security-Policy of the document says so. Inline style
-is not needed either: Plotly adds its rules to the style sheet that has the id it looks for, which is a file of ours, and
-its library of maps, which nothing here uses, adds none when an element has the id of its own sheet. A file's address holds the hash of what it belongs to, so browsers keep it for a year.
+is not needed either: Plotly adds its rules to the style sheet that has the id it looks for, which is a file of ours,
+and its library of maps, which nothing here uses, adds none when an element has the id of its own sheet. A file's
+address holds the hash of what it belongs to, so browsers keep it for a year.
 """
 
 from __future__ import annotations
