@@ -173,4 +173,6 @@ class ConvShape:
         if self.depthwise:
             multiplier = self.out_channels // self.in_channels
             return dataclasses.replace(self, in_channels=2, out_channels=2 * multiplier, groups=2)
-        return dataclasses.replace(self, in_channels=self.groups, out_channels=self.groups)
+        # Two channels a group, where there are groups: with one it would be the site of a depthwise convolution.
+        width = self.groups if self.groups == 1 else 2 * self.groups
+        return dataclasses.replace(self, in_channels=width, out_channels=width)

@@ -76,3 +76,6 @@ def test_site_is_shared_by_one_family():
     depthwise = ConvShape(1, 8, 9, 9, 8, groups=8)
     narrow = depthwise.with_channels(4, 4)
     assert narrow.groups == 4 and narrow.site == depthwise.site
+    grouped = ConvShape(1, 8, 9, 9, 8, groups=2)
+    assert grouped.site == grouped.with_channels(16, 4).site
+    assert len({shape.site, depthwise.site, grouped.site, ConvShape(1, 8, 9, 9, 8, groups=4).site}) == 4
