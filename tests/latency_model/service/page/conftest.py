@@ -14,7 +14,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 _EXPECTED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory):
     """Return a running service with two devices."""
     from page_things import FAST, SLOW, served, staircase_table
@@ -24,7 +24,7 @@ def service(tmp_path_factory):
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def private_service(tmp_path_factory):
     """Return a running service that nobody may read without a token."""
     from page_things import FAST, served, staircase_table
@@ -33,7 +33,8 @@ def private_service(tmp_path_factory):
         yield found
 
 
-@pytest.fixture(scope="session")
+# Not longer than a module: while the driver is open its event loop runs in this thread, and no other one can.
+@pytest.fixture(scope="module")
 def browser():
     """Return a headless Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -111,7 +112,7 @@ def new_page(browser, watch):
     assert watch.errors == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def context(browser):
     """Return the browser context that most tests share: so the browser compiles Plotly once."""
     found = _context(browser, color_scheme="light")
