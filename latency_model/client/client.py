@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from latency_model.client.answers import Staircase, estimate_from_json, row_from_json
 from latency_model.client.environments import KEY, ServedEnvironment, choose
 from latency_model.client.jobs import Jobs
+from latency_model.client.token import plain_allowed
 from latency_model.client.transport import Transport
 from latency_model.environment import Environment
 from latency_model.errors import InputError
@@ -31,7 +32,7 @@ _LISTED = 20_000
 _COLUMNS = 500_000
 _ARROW = "application/vnd.apache.arrow.stream"
 _PARQUET = "application/vnd.apache.parquet"
-_TOKEN, _PLAIN = "GHARIAL_TOKEN", "GHARIAL_PLAIN_TOKEN"
+_TOKEN = "GHARIAL_TOKEN"
 Which = ServedEnvironment | Environment | str | None
 
 
@@ -70,7 +71,7 @@ class Client:
             timeout_s=timeout_s,
             retries=retries,
             patience_s=patience_s,
-            plain_token=os.environ.get(_PLAIN) == "1" if plain_token is None else plain_token,
+            plain_token=plain_allowed() if plain_token is None else plain_token,
         )
         self._cache = cache
         self._keys: dict[str | None, str] = {}

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from latency_model.client.connection import Origin
 from latency_model.errors import InputError
 
-__all__ = ["checked_token"]
+__all__ = ["checked_token", "plain_allowed"]
+
+
+def plain_allowed() -> bool:
+    """Whether this user's environment allows tokens over plain HTTP."""
+    return os.environ.get("GHARIAL_PLAIN_TOKEN") == "1"
 
 
 def checked_token(token: str | None, origin: Origin, *, plain_token: bool) -> str | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from latency_model.client.connection import split_url
+from latency_model.client.token import checked_token, plain_allowed
 from latency_model.errors import DependencyError, GharialError, InputError
 from profiler.workers.base import Description
 
@@ -57,7 +59,7 @@ class Server:
     """The jobs of a server at ``url``, for a worker called ``worker``; a context manager. Threads may share it.
 
     Every method raises ``AwayError``, ``RefusedError``, and ``OverError`` where it is about a lease. Opening it raises
-    ``DependencyError`` without httpx, ``InputError`` for what is no URL.
+    ``DependencyError`` without httpx, ``InputError`` for what is no URL, and for a token that others could read.
     """
 
     def __init__(self, url: str, *, worker: str, token: str | None = None) -> None:
@@ -69,11 +71,12 @@ class Server:
             ) from error
         if not url.startswith(("http://", "https://")) or not url.partition("://")[2].strip("/"):
             raise InputError(f"not the URL of a server: {url!r}; write it like http://host:8765")
+        sent = checked_token(token, split_url(url)[0], plain_token=plain_allowed())
         self.url, self.worker = url.rstrip("/"), worker
         self._failed = httpx.HTTPError
         self._client = httpx.Client(
             base_url=self.url,
-            headers={"authorization": f"Bearer {token}"} if token else {},
+            headers={"authorization": f"Bearer {sent}"} if sent else {},
             timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
         )
 

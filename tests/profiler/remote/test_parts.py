@@ -185,6 +185,18 @@ def test_what_is_no_url_is_refused(url):
         Server(url, worker="w")
 
 
+def test_a_token_is_not_sent_where_others_could_read_it(monkeypatch):
+    monkeypatch.delenv("GHARIAL_PLAIN_TOKEN", raising=False)
+    with pytest.raises(InputError, match="everybody on the way"):
+        Server("http://far.example:8765", worker="w", token="ghl_secret")
+    for url in ("https://far.example", "http://127.0.0.1:8765", "http://localhost:8765"):
+        with Server(url, worker="w", token="ghl_secret") as server:
+            assert server._client.headers["authorization"] == "Bearer ghl_secret"
+    monkeypatch.setenv("GHARIAL_PLAIN_TOKEN", "1")
+    with Server("http://far.example:8765", worker="w", token="ghl_secret") as server:
+        assert server._client.headers["authorization"] == "Bearer ghl_secret"
+
+
 def test_journal_lines_are_json(tmp_path):
     """What the kill benchmark reads from a worker's disk."""
     device = FakeDevice()
