@@ -11,7 +11,7 @@ import hmac
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ _BYTES = 32
 _LONGEST_NAME = 200
 # How often the last use of a token is written down, at most.
 _USED_S = 60.0
+# How often an unknown secret makes a book look again, at most.
+_AGAIN_S = 0.1
 # Everything but the digest: it never leaves this module.
 _PUBLIC = [column for column in tokens.c if column.name != "digest"]
 
@@ -143,8 +145,9 @@ def check_token(database: Database, secret: str) -> TokenInfo | None:
 class TokenBook:
     """Checks tokens from memory: what the database says is read again when older than ``stale_s`` seconds.
 
-    So a revoked token is refused after ``stale_s`` at the latest, whoever revoked it. Threads may share one.
-    When tokens were used is kept until ``flush`` writes it down: ``check`` never waits for a writer.
+    So a revoked token is refused after ``stale_s`` at the latest, whoever revoked it; a secret that is not known makes
+    it look again at once, ten times a second at most, so that a new token is good from the start. Threads may share
+    one. When tokens were used is kept until ``flush`` writes it down: ``check`` never waits for a writer.
     """
 
     def __init__(self, database: Database, *, stale_s: float = 1.0) -> None:
@@ -156,20 +159,22 @@ class TokenBook:
 
     def check(self, secret: str) -> TokenInfo | None:
         """Return the valid token of a secret, None when there is none."""
-        with self._lock:
-            if time.monotonic() - self._read_at >= self._stale_s:
-                read_at = time.monotonic()
-                self._known, self._read_at = _active(self._database), read_at
-            known = self._known
-        digest, found = _digest(secret), None
-        # All of them, each in constant time: how long this takes tells nothing of any.
-        for there, info in known.items():
-            if hmac.compare_digest(there, digest):
-                found = info
+        digest = _digest(secret)
+        found = _matching(self._read(self._stale_s), digest)
+        if found is None:
+            found = _matching(self._read(min(self._stale_s, _AGAIN_S)), digest)
         if found is None or not found.valid():
             return None
         self._used[found.id] = time.time()
         return found
+
+    def _read(self, oldest_s: float) -> dict[str, TokenInfo]:
+        """Return the active tokens by their digests, read at most ``oldest_s`` seconds ago."""
+        with self._lock:
+            if time.monotonic() - self._read_at >= oldest_s:
+                read_at = time.monotonic()
+                self._known, self._read_at = _active(self._database), read_at
+            return self._known
 
     def flush(self) -> None:
         """Write down when tokens were used last."""
@@ -178,6 +183,15 @@ class TokenBook:
             with self._database.write() as connection:
                 for token, at in used.items():
                     connection.execute(update(tokens).where(tokens.c.id == token).values(used_at=at))
+
+
+def _matching(known: Mapping[str, TokenInfo], digest: str) -> TokenInfo | None:
+    # All of them, each in constant time: how long this takes tells nothing of any.
+    found = None
+    for there, info in known.items():
+        if hmac.compare_digest(there, digest):
+            found = info
+    return found
 
 
 def _active(database: Database) -> dict[str, TokenInfo]:

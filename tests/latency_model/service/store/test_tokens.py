@@ -8,6 +8,7 @@ from sqlalchemy import text, update
 
 from latency_model.errors import InputError
 from latency_model.service.store import schema
+from latency_model.service.store import tokens as module
 from latency_model.service.store.tokens import (
     SCOPES,
     TokenBook,
@@ -42,6 +43,21 @@ def test_the_right_secret_and_no_other(database):
     for wrong in ("", "ghl_", secret[:-1], secret + "A", secret.upper(), "\0", "\udc80", info.id):
         assert check_token(database, wrong) is None
         assert TokenBook(database).check(wrong) is None
+
+
+def test_a_book_knows_a_new_token_at_once_and_cannot_be_made_to_read_for_ever(database, monkeypatch):
+    reads = []
+    real = module._active
+    monkeypatch.setattr(module, "_active", lambda database: reads.append(1) or real(database))
+    book = TokenBook(database, stale_s=3600)
+    assert book.check("ghl_unknown") is None
+    info, secret = create_token(database, "new", ["read"])
+    time.sleep(2 * module._AGAIN_S)
+    assert book.check(secret).id == info.id
+    assert len(reads) == 2
+    for _ in range(50):
+        assert book.check("ghl_guess") is None
+    assert len(reads) <= 4
 
 
 def test_scopes(database):
