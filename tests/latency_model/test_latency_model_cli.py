@@ -68,7 +68,8 @@ def test_estimate_from_a_table_and_from_a_model_agree(path, table, tmp_path):
 
 
 def test_estimate_says_what_it_needs(path, table, tmp_path):
-    with pytest.raises(InputError, match=r"give --table TABLE, .*gharial tables list .*--model MODEL_DIR.*or --server URL"):
+    what = r"give --table TABLE, .*gharial tables list .*--model MODEL_DIR.*or --server URL"
+    with pytest.raises(InputError, match=what):
         call("estimate", "resnet20")
     with pytest.raises(InputError, match="not both"):
         call("estimate", "resnet20", "--table", path, "--model", tmp_path)
