@@ -16,6 +16,7 @@ from latency_model.service.api.auth import READS, require
 from latency_model.service.api.problems import PROBLEMS, Problem, ProblemBody, TooLarge
 from latency_model.service.state import Service, service_of
 from latency_model.service.store import jobs as queue
+from latency_model.service.store.jobs.states import Job, State
 from latency_model.service.store.tokens import TokenInfo
 
 __all__ = ["router"]
@@ -40,30 +41,6 @@ class Submission(BaseModel):
     max_attempts: int = Field(5, ge=1, le=100, description="In a row, without a new row")
 
 
-class JobBody(BaseModel):
-    """A job. Times are seconds since the epoch; ``failures`` says why configurations could not be timed."""
-
-    id: str
-    kind: Literal["configs", "model"]
-    state: Literal["queued", "leased", "done", "failed", "cancelled"]
-    wants: dict[str, Any]
-    request: dict[str, Any]
-    priority: int
-    attempts: int
-    max_attempts: int
-    total: int
-    done: int
-    worker: str | None
-    environment: str | None
-    error: str | None
-    not_before: float
-    lease_until: float | None
-    created_by: str | None
-    created_at: float
-    changed_at: float
-    failures: dict[str, str]
-
-
 class Item(BaseModel):
     """What has become of one configuration of a job."""
 
@@ -85,10 +62,10 @@ _SUBMISSION = {
 
 @router.post(
     "/v1/jobs",
-    response_model=JobBody,
+    response_model=Job,
     status_code=201,
     responses={
-        200: {"model": JobBody, "description": "The job that the idempotency key made before"},
+        200: {"model": Job, "description": "The job that the idempotency key made before"},
         415: {"model": ProblemBody, "description": "Neither JSON nor an ONNX model"},
     },
     openapi_extra=_SUBMISSION,
@@ -144,7 +121,7 @@ async def submit(
         created_by=token.id,
     )
     response.status_code = 201 if new else 200
-    return job.to_json()
+    return job
 
 
 async def _json_body(request: Request, most: int) -> bytes:
@@ -186,24 +163,23 @@ def _wants(text: str | None) -> Any:
         raise InputError(f"wants is no JSON: {error}") from error
 
 
-@router.get("/v1/jobs", response_model=list[JobBody], dependencies=[READS])
+@router.get("/v1/jobs", response_model=list[Job], dependencies=[READS])
 def jobs(
     service: Annotated[Service, Depends(service_of)],
-    state: Annotated[Literal["queued", "leased", "done", "failed", "cancelled"] | None, Query()] = None,
+    state: Annotated[State | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     before: Annotated[
         str | None, Query(pattern="^[0-9a-f]{1,32}$", description="The last job of the page before")
     ] = None,
 ) -> Any:
     """Return jobs, the latest first, without their failures."""
-    found = queue.list_jobs(service.database, state=state, limit=limit, before=before)
-    return [job.to_json() for job in found]
+    return queue.list_jobs(service.database, state=state, limit=limit, before=before)
 
 
-@router.get("/v1/jobs/{job}", response_model=JobBody, dependencies=[READS])
+@router.get("/v1/jobs/{job}", response_model=Job, dependencies=[READS])
 def job(job: _ID, service: Annotated[Service, Depends(service_of)]) -> Any:
     """Return one job."""
-    return queue.get_job(service.database, job).to_json()
+    return queue.get_job(service.database, job)
 
 
 @router.get("/v1/jobs/{job}/items", response_model=list[Item], dependencies=[READS])
@@ -213,11 +189,11 @@ def items(job: _ID, service: Annotated[Service, Depends(service_of)]) -> Any:
     return queue.job_items_of(service.database, job)
 
 
-@router.post("/v1/jobs/{job}/cancel", response_model=JobBody)
+@router.post("/v1/jobs/{job}/cancel", response_model=Job)
 def cancel(
     job: _ID,
     _: Annotated[TokenInfo, Depends(require("jobs:write"))],
     service: Annotated[Service, Depends(service_of)],
 ) -> Any:
     """Cancel a job; a worker that holds it stops at its next heartbeat, and its rows so far are stored."""
-    return queue.cancel(service.database, job, now=time.time()).to_json()
+    return queue.cancel(service.database, job, now=time.time())

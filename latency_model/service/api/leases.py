@@ -15,10 +15,10 @@ from starlette.responses import Response
 
 from latency_model.errors import TableError
 from latency_model.service.api.auth import require
-from latency_model.service.api.jobs import JobBody
 from latency_model.service.api.problems import PROBLEMS
 from latency_model.service.state import Service, service_of
 from latency_model.service.store import jobs as queue
+from latency_model.service.store.jobs.states import Job
 from latency_model.table import LatencyTable
 
 __all__ = ["router"]
@@ -180,23 +180,23 @@ async def post_rows(lease: _Lease, request: Request, service: _Service) -> Any:
     }
 
 
-@router.post("/v1/leases/{lease}/complete", response_model=JobBody)
+@router.post("/v1/leases/{lease}/complete", response_model=Job)
 def complete(lease: _Lease, service: _Service, given: Completion | None = None) -> Any:
     """End a job all of whose items have a row or a reason why they have none."""
     failures = given.failures if given else {}
-    return queue.complete(service.database, lease, now=time.time(), failures=failures).to_json()
+    return queue.complete(service.database, lease, now=time.time(), failures=failures)
 
 
-@router.post("/v1/leases/{lease}/fail", response_model=JobBody)
+@router.post("/v1/leases/{lease}/fail", response_model=Job)
 def fail(lease: _Lease, given: Failure, service: _Service) -> Any:
     """End an attempt: the job is queued again after a rest, or has failed after its last attempt."""
-    return queue.fail(service.database, lease, given.reason, now=time.time()).to_json()
+    return queue.fail(service.database, lease, given.reason, now=time.time())
 
 
-@router.post("/v1/leases/{lease}/release", response_model=JobBody)
+@router.post("/v1/leases/{lease}/release", response_model=Job)
 def release(lease: _Lease, service: _Service) -> Any:
     """Give a job back without fault, for another worker to go on at once."""
-    return queue.give_back(service.database, lease, now=time.time()).to_json()
+    return queue.give_back(service.database, lease, now=time.time())
 
 
 @router.get(

@@ -40,7 +40,7 @@ class Job:
     """
 
     id: str
-    kind: str
+    kind: Literal["configs", "model"]
     state: State
     wants: Mapping[str, Any]
     request: Mapping[str, Any]
@@ -85,11 +85,6 @@ class Job:
             changed_at=row["changed_at"],
             failures=dict(failures or {}),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        data = {name: getattr(self, name) for name in self.__slots__}
-        return data | {name: dict(data[name]) for name in ("wants", "request", "failures")}
 
 
 def rest_s(attempts: int, rng: random.Random) -> float:
