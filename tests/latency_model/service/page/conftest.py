@@ -51,7 +51,11 @@ class Watch:
     """What a page must not do, as it happened."""
 
     def __init__(self):
-        self.errors, self.requests = [], []
+        self.errors, self.requests, self.allowed = [], [], []
+
+    def judge(self):
+        """Fail for what no test allowed; only now, as the console's messages come when they come."""
+        assert [error for error in self.errors if not any(text in error for text in self.allowed)] == []
 
     def page(self, page):
         page.on("console", self._console)
@@ -109,7 +113,7 @@ def new_page(browser, watch):
     for page in pages:
         _judge(page)
         page.context.close()
-    assert watch.errors == []
+    watch.judge()
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +132,7 @@ def page(context, watch):
     yield found
     _judge(found)
     found.close()
-    assert watch.errors == []
+    watch.judge()
 
 
 @pytest.fixture
