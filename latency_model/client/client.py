@@ -13,9 +13,8 @@ from latency_model.client.answers import Staircase, estimate_from_json, row_from
 from latency_model.client.environments import KEY, ServedEnvironment, choose
 from latency_model.client.jobs import Jobs
 from latency_model.client.token import plain_allowed
-from latency_model.client.transport import Transport
 from latency_model.environment import Environment
-from latency_model.errors import InputError
+from latency_model.errors import DependencyError, InputError
 from latency_model.files import write_atomic
 from latency_model.lookup import LookupResult, LookupRow
 from latency_model.ops import Config
@@ -48,7 +47,7 @@ class Client:
     An ``environment`` is given as its key, as the name of its device, as words that only one environment of the server
     has ("h100 tensorrt"), or not at all where there is one only. What names none or several raises ``TableError``,
     which lists them. What the server refuses raises what the same mistake raises locally, with the server's sentence;
-    ``ServerError`` is a server that does not answer, or whose answer makes no sense.
+    ``ServerError`` is a server that does not answer, or whose answer makes no sense. ``DependencyError`` without httpx.
 
     >>> with Client("http://localhost:8765") as client:  # doctest: +SKIP
     ...     client.estimate("resnet50.onnx", environment="h100").latency_us
@@ -65,6 +64,12 @@ class Client:
         plain_token: bool | None = None,
         cache: Path | None = None,
     ) -> None:
+        try:
+            from latency_model.client.transport import Transport
+        except ModuleNotFoundError as error:
+            raise DependencyError(
+                f"asking a server needs {error.name}; install it with: pip install 'gharial[client]'"
+            ) from error
         self._transport = Transport(
             url,
             token=os.environ.get(_TOKEN) if token is None else token,
