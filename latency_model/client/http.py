@@ -67,7 +67,6 @@ class Http:
         self._timeout_s = timeout_s
         try:
             self._client = httpx.Client(
-                base_url=address,
                 headers={"User-Agent": f"gharial/{version()}", "Accept-Encoding": "identity"},
                 timeout=httpx.Timeout(timeout_s, connect=_CONNECT_S),
                 # What is for this machine, which may be a token, goes through no proxy.
@@ -101,7 +100,7 @@ class Http:
             given["Content-Length"] = str(body.stat().st_size)
         request = self._client.build_request(
             method,
-            target,
+            self.url + target,
             content=_File(body) if isinstance(body, Path) else body,
             headers=given,
             extensions={_DEADLINE: time.monotonic() + self._timeout_s},

@@ -290,9 +290,7 @@ def test_a_redirect_that_takes_away_the_encryption():
 
     with Client("https://gpu-box", token="ghl_x") as client:
         client._transport._http._client.close()
-        client._transport._http._client = httpx.Client(
-            base_url=client.url, transport=httpx.MockTransport(answered)
-        )
+        client._transport._http._client = httpx.Client(transport=httpx.MockTransport(answered))
         with pytest.raises(ServerError, match="not encrypted"):
             client.lookup(CONFIG, KEY)
     assert len(asked) == 1
