@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from latency_model.client.answers import Staircase, estimate_from_json, row_from_json
+from latency_model.client import lookups
+from latency_model.client.answers import Staircase, estimate_from_json
 from latency_model.client.environments import KEY, ServedEnvironment, choose
 from latency_model.client.jobs import Jobs
 from latency_model.client.token import plain_allowed
-from latency_model.client.transport import Transport
 from latency_model.environment import Environment
-from latency_model.errors import InputError
-from latency_model.files import write_atomic
+from latency_model.errors import DependencyError, InputError
 from latency_model.lookup import LookupResult, LookupRow
 from latency_model.ops import Config
 
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
-_LISTED = 20_000
-_COLUMNS = 500_000
-_ARROW = "application/vnd.apache.arrow.stream"
-_PARQUET = "application/vnd.apache.parquet"
 _TOKEN = "GHARIAL_TOKEN"
 Which = ServedEnvironment | Environment | str | None
 
@@ -48,7 +43,7 @@ class Client:
     An ``environment`` is given as its key, as the name of its device, as words that only one environment of the server
     has ("h100 tensorrt"), or not at all where there is one only. What names none or several raises ``TableError``,
     which lists them. What the server refuses raises what the same mistake raises locally, with the server's sentence;
-    ``ServerError`` is a server that does not answer, or whose answer makes no sense.
+    ``ServerError`` is a server that does not answer, or whose answer makes no sense. ``DependencyError`` without httpx.
 
     >>> with Client("http://localhost:8765") as client:  # doctest: +SKIP
     ...     client.estimate("resnet50.onnx", environment="h100").latency_us
@@ -65,6 +60,12 @@ class Client:
         plain_token: bool | None = None,
         cache: Path | None = None,
     ) -> None:
+        try:
+            from latency_model.client.transport import Transport
+        except ModuleNotFoundError as error:
+            raise DependencyError(
+                f"asking a server needs {error.name}; install it with: pip install 'gharial[client]'"
+            ) from error
         self._transport = Transport(
             url,
             token=os.environ.get(_TOKEN) if token is None else token,
@@ -102,50 +103,17 @@ class Client:
 
     def lookup(self, config: Config | str, environment: Which = None) -> LookupRow | None:
         """Return the latency of a convolution or an operator with its 95 % interval, None if it was not measured."""
-        query = {"environment": self._key(environment), "config": _text(config)}
-        answer = self._transport.ask("GET", "/v1/lookup", query=query, accept=(404,))
-        if answer.status == 404:
-            self._transport.unless(answer, "not-measured")
-            return None
-        return self._transport.read(lambda body: row_from_json(json.loads(body)), answer.body)
+        return lookups.one(self._transport, self._key(environment), config)
 
     def lookup_many(
         self, configs: Sequence[Config | str], environment: Which = None
     ) -> list[LookupRow | None]:
         """Return what ``lookup`` does of each, in order, in few requests; for millions there is ``lookup_columns``."""
-        key, found = self._key(environment), list[LookupRow | None]()
-        for start in range(0, len(configs), _LISTED):
-            texts = [_text(config) for config in configs[start : start + _LISTED]]
-            body = json.dumps({"environment": key, "configs": texts}).encode()
-            headers = {"Content-Type": "application/json"}
-            listed = self._transport.json("POST", "/v1/lookup", body=body, headers=headers)
-            rows = self._transport.read(lambda data: [row_from_json(one) for one in data], listed)
-            self._transport.expect(len(rows), len(texts))
-            found += rows
-        return found
+        return lookups.many(self._transport, self._key(environment), configs)
 
     def lookup_columns(self, columns: ConvColumns, environment: Which = None) -> LookupResult:
         """Return the latencies of many convolutions, as ``LookupTable.lookup`` does; NaN where nothing was measured."""
-        import numpy as np
-
-        from latency_model.lookup.arrow import columns_to_arrow, result_from_arrow
-
-        key, found = self._key(environment), list[LookupResult]()
-        for start in range(0, max(1, len(columns)), _COLUMNS):
-            part = columns.take(slice(start, start + _COLUMNS))
-            answer = self._transport.ask(
-                "POST",
-                "/v1/lookup/arrow",
-                query={"environment": key},
-                body=columns_to_arrow(part),
-                headers={"Content-Type": _ARROW},
-            )
-            found.append(self._transport.read(result_from_arrow, answer.body))
-            self._transport.expect(len(found[-1]), len(part))
-        if len(found) == 1:
-            return found[0]
-        fields = ("latency_us", "low_us", "high_us", "found")
-        return LookupResult(*(np.concatenate([getattr(part, name) for part in found]) for name in fields))
+        return lookups.columns(self._transport, self._key(environment), columns)
 
     def estimate(
         self,
@@ -215,7 +183,11 @@ class Client:
         self, config: Config | str, environment: Which = None, *, axis: Literal["out", "in"] = "out"
     ) -> Staircase:
         """Return the measured latencies of a convolution's site over one channel count, the other as it is."""
-        query = {"environment": self._key(environment), "config": _text(config), "axis": axis}
+        query = {
+            "environment": self._key(environment),
+            "config": config if isinstance(config, str) else config.text,
+            "axis": axis,
+        }
         return self._transport.read(
             Staircase.from_json, self._transport.json("GET", "/v1/staircase", query=query)
         )
@@ -242,40 +214,18 @@ class Client:
 
         ``format`` is by default its ending. The file is whole, or as it was before.
         """
-        path = Path(path)
-        kind = format or path.suffix.lower().lstrip(".")
-        if kind not in ("csv", "parquet", "json"):
-            raise InputError(f"cannot export to {path.name}; its ending must be .csv, .parquet or .json")
-        rows = f"/v1/environments/{self._key(environment)}/rows"
-        with self._transport.stream(rows, query={"format": kind}) as (_, parts):
-            write_atomic(path, lambda target: _write(parts, target))
-        return path
+        from latency_model.client.tables import export
+
+        return export(self._transport, self._key(environment), Path(path), format)
 
     def import_table(self, table: LatencyTable | Path | str, *, source: str | None = None) -> dict[str, Any]:
         """Send a table, or the file of one, and return what it changed; of two rows the later measured one stays.
 
         Takes a token with the scope rows:write. Sending it twice changes nothing the second time.
         """
-        from tempfile import TemporaryDirectory
+        from latency_model.client.tables import import_table
 
-        if isinstance(table, Path | str):
-            path = Path(table)
-            if not path.is_file():
-                raise InputError(
-                    f"no latency table at {path}; make one with: gharial profile MODEL --out {path}"
-                )
-            return self._import(path, source)
-        with TemporaryDirectory(prefix="gharial-") as folder:
-            path = Path(folder) / "table.parquet"
-            table.save(path)
-            return self._import(path, source)
-
-    def _import(self, path: Path, source: str | None) -> dict[str, Any]:
-        headers = {"Content-Type": _PARQUET}
-        given = self._transport.json(
-            "POST", "/v1/tables", query={"source": source}, body=path, headers=headers
-        )
-        return self._transport.read(dict, given)
+        return import_table(self._transport, table, source)
 
     def close(self) -> None:
         """End the connections."""
@@ -288,13 +238,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _text(config: Config | str) -> str:
-    return config if isinstance(config, str) else config.text
-
-
-def _write(parts: Iterator[bytes], path: Path) -> None:
-    with path.open("wb") as file:
-        for part in parts:
-            file.write(part)

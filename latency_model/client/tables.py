@@ -1,4 +1,4 @@
-"""Tables of a server, kept in this user's cache: asked for anew each time, sent anew only when they changed."""
+"""Tables of a server: exported, imported, and kept in this user's cache, sent anew only when they changed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from latency_model.errors import ServerError, TableError
+from latency_model.errors import InputError, ServerError, TableError
 from latency_model.files import write_atomic
 from latency_model.table import LatencyTable
 from latency_model.table_columns import in_order
@@ -21,7 +21,7 @@ from latency_model.table_file import open_columns
 if TYPE_CHECKING:
     from latency_model.client.transport import Transport
 
-__all__ = ["cache_folder", "load_table"]
+__all__ = ["cache_folder", "export", "import_table", "load_table"]
 
 # What the service gives as ETag, and what a file may be called.
 _TAG = re.compile(r'"([\w.-]{1,100})"')
@@ -58,6 +58,33 @@ def load_table(transport: Transport, key: str, folder: Path) -> LatencyTable:
         return _ordered(LatencyTable.load(_asked(transport, key, Path(temporary), None)))
 
 
+def export(transport: Transport, key: str, path: Path, kind: str | None) -> Path:
+    """Write the rows of an environment to ``path``, by default as its ending says; whole, or not at all."""
+    kind = kind or path.suffix.lower().lstrip(".")
+    if kind not in ("csv", "parquet", "json"):
+        raise InputError(f"cannot export to {path.name}; its ending must be .csv, .parquet or .json")
+    with transport.stream(f"/v1/environments/{key}/rows", query={"format": kind}) as (_, parts):
+        write_atomic(path, lambda target: _save(parts, target))
+    return path
+
+
+def import_table(
+    transport: Transport, table: LatencyTable | Path | str, source: str | None
+) -> dict[str, Any]:
+    """Send a table, or the file of one, and return what it changed."""
+    with tempfile.TemporaryDirectory(prefix="gharial-") as folder:
+        if isinstance(table, LatencyTable):
+            path = Path(folder) / "table.parquet"
+            table.save(path)
+        else:
+            path = Path(table)
+        if not path.is_file():
+            raise InputError(f"no latency table at {path}; make one with: gharial profile MODEL --out {path}")
+        headers = {"Content-Type": "application/vnd.apache.parquet"}
+        given = transport.json("POST", "/v1/tables", query={"source": source}, body=path, headers=headers)
+    return transport.read(dict, given)
+
+
 def _asked(transport: Transport, key: str, place: Path, kept: Path | None) -> Path:
     """Return ``kept`` if it is what the server has, else the file that it sends."""
     headers = {} if kept is None else {"If-None-Match": f'"{kept.stem}"'}
@@ -76,10 +103,14 @@ def _asked(transport: Transport, key: str, place: Path, kept: Path | None) -> Pa
     return target
 
 
-def _write(parts: Iterator[bytes], path: Path, key: str, url: str) -> None:
+def _save(parts: Iterator[bytes], path: Path) -> None:
     with path.open("wb") as file:
         for part in parts:
             file.write(part)
+
+
+def _write(parts: Iterator[bytes], path: Path, key: str, url: str) -> None:
+    _save(parts, path)
     try:
         with open_columns(path) as (environment, _):
             found = environment.key

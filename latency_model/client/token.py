@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from latency_model.client.connection import Origin
 from latency_model.errors import InputError
 
 __all__ = ["checked_token", "plain_allowed"]
@@ -15,8 +14,8 @@ def plain_allowed() -> bool:
     return os.environ.get("GHARIAL_PLAIN_TOKEN") == "1"
 
 
-def checked_token(token: str | None, origin: Origin, *, plain_token: bool) -> str | None:
-    """Return what is sent of a token, None for none; ``InputError`` where anybody on the way could read it."""
+def checked_token(token: str | None, origin: str, *, private: bool) -> str | None:
+    """Return what is sent of a token, None for none; ``InputError`` unless the way to ``origin`` is ``private``."""
     token = (token or "").strip()
     if not token:
         return None
@@ -24,7 +23,7 @@ def checked_token(token: str | None, origin: Origin, *, plain_token: bool) -> st
         raise InputError(
             "the token has characters that no token has; give what gharial tokens create printed"
         )
-    if origin.scheme == "http" and not origin.loopback and not plain_token:
+    if not private:
         raise InputError(
             f"the token would go to {origin} for everybody on the way to read; use https://, a tunnel to "
             "localhost, or, in a network that you trust, set GHARIAL_PLAIN_TOKEN=1"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
-from latency_model.client.connection import split_url
-from latency_model.client.token import checked_token, plain_allowed
-from latency_model.errors import DependencyError, GharialError, InputError
+from latency_model.client.problems import problem_of
+from latency_model.client.token import plain_allowed
+from latency_model.errors import DependencyError, GharialError, InputError, ServerError
 from profiler.workers.base import Description
+
+if TYPE_CHECKING:
+    from latency_model.client.http import Answer
 
 __all__ = ["AwayError", "Leased", "OverError", "RefusedError", "Server"]
 
-_PARQUET = {"content-type": "application/vnd.apache.parquet"}
-_CONNECT_S, _ANSWER_S = 5.0, 120.0
+_JSON = {"Content-Type": "application/json"}
+_PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
+_ANSWER_S, _LONGEST_S = 120.0, 300.0
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -35,7 +41,7 @@ class OverError(GharialError):
 
 
 class RefusedError(InputError):
-    """The server will not take this, now or later. ``status`` is that of HTTP."""
+    """The server will not take this, now or later. ``status`` is that of HTTP, 0 without one."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -65,20 +71,15 @@ class Server:
     def __init__(self, url: str, *, worker: str, token: str | None = None) -> None:
         try:
             import httpx
-        except ImportError as error:
+
+            from latency_model.client.http import Http
+        except ModuleNotFoundError as error:
             raise DependencyError(
-                "a worker talks to its server with httpx; install it with: pip install 'gharial[service]'"
+                f"a worker needs {error.name} to talk to its server; install it with: pip install 'gharial[client]'"
             ) from error
-        if not url.startswith(("http://", "https://")) or not url.partition("://")[2].strip("/"):
-            raise InputError(f"not the URL of a server: {url!r}; write it like http://host:8765")
-        sent = checked_token(token, split_url(url)[0], plain_token=plain_allowed())
-        self.url, self.worker = url.rstrip("/"), worker
-        self._failed = httpx.HTTPError
-        self._client = httpx.Client(
-            base_url=self.url,
-            headers={"authorization": f"Bearer {sent}"} if sent else {},
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-        )
+        self._http = Http(url, token=token, timeout_s=_ANSWER_S, plain_token=plain_allowed())
+        self._failed = httpx.RequestError
+        self.url, self.worker = self._http.url, worker
 
     def lease(self, description: Description) -> Leased | None:
         """Return a job that suits what this worker can do, None when none waits."""
@@ -87,10 +88,10 @@ class Server:
             "precisions": list(description.precisions),
             "times_ops": description.times_ops,
         }
-        answer = self._ask("POST", "/v1/leases", json={"worker": self.worker, "offer": offer})
-        if answer.status_code == 204:
+        answer = self._ask("POST", "/v1/leases", data={"worker": self.worker, "offer": offer})
+        if answer.status == 204:
             return None
-        data = answer.json()
+        data = json.loads(answer.body)
         return Leased(
             data["lease"],
             float(data["lease_s"]),
@@ -103,26 +104,23 @@ class Server:
 
     def heartbeat(self, lease: str) -> str:
         """Prolong a lease and return the state of its job: anything but ``leased`` means to stop."""
-        return str(self._ask("POST", f"/v1/leases/{lease}/heartbeat").json()["state"])
+        return _state(self._ask("POST", f"/v1/leases/{lease}/heartbeat"))
 
     def post_rows(self, lease: str, table: bytes) -> str:
         """Post rows, a latency table as Parquet; return the state of the job."""
-        answer = self._ask("POST", f"/v1/leases/{lease}/rows", content=table, headers=_PARQUET)
-        return str(answer.json()["state"])
+        return _state(self._ask("POST", f"/v1/leases/{lease}/rows", table, _PARQUET))
 
     def post_late(self, table: bytes) -> None:
         """Post rows whose lease is over."""
-        self._ask(
-            "POST", "/v1/leases/late/rows", content=table, headers=_PARQUET, params={"worker": self.worker}
-        )
+        self._ask("POST", f"/v1/leases/late/rows?worker={quote(self.worker, safe='')}", table, _PARQUET)
 
     def complete(self, lease: str, failures: Mapping[str, str]) -> None:
         """Say that all of a job is measured, but for ``failures``."""
-        self._ask("POST", f"/v1/leases/{lease}/complete", json={"failures": dict(failures)})
+        self._ask("POST", f"/v1/leases/{lease}/complete", data={"failures": dict(failures)})
 
     def fail(self, lease: str, reason: str) -> None:
         """Say that this attempt has failed."""
-        self._ask("POST", f"/v1/leases/{lease}/fail", json={"reason": reason})
+        self._ask("POST", f"/v1/leases/{lease}/fail", data={"reason": reason})
 
     def give_back(self, lease: str) -> None:
         """Give a job back without fault, for another worker to go on at once."""
@@ -130,34 +128,47 @@ class Server:
 
     def model(self, lease: str) -> bytes:
         """Return the ONNX file of a leased job."""
-        return bytes(self._ask("GET", f"/v1/leases/{lease}/model").content)
+        return self._ask("GET", f"/v1/leases/{lease}/model").body
 
-    def _ask(self, method: str, path: str, **given: Any) -> Any:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] = _JSON,
+        *,
+        data: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        if data is not None:
+            body = json.dumps(data).encode()
         try:
-            answer = self._client.request(method, path, **given)
+            answer = self._http.ask(method, path, body, headers)
         except self._failed as error:
             reason = str(error).strip() or type(error).__name__
             raise AwayError(f"{self.url} does not answer ({reason})") from error
-        if answer.status_code < 300:
+        except ServerError as error:  # it redirects to where this may not go
+            raise RefusedError(str(error), 0) from error
+        if answer.status < 300:
             return answer
-        kind, message = _problem(answer)
-        if answer.status_code in _LATER:
-            raise AwayError(f"{self.url} is not ready ({answer.status_code}: {message})", _later_s(answer))
-        if answer.status_code in (401, 403):
+        problem = problem_of(answer.status, answer.body)
+        if answer.status in _LATER:
+            wait_s = min(_LONGEST_S, answer.retry_after_s or 0.0)
+            raise AwayError(f"{self.url} is not ready ({answer.status}: {problem.message})", wait_s)
+        if answer.status in (401, 403):
             raise RefusedError(
-                f"{self.url} refuses the token ({message}); give one with the scope `work` as GHARIAL_TOKEN, "
-                "made there with: gharial tokens create",
-                answer.status_code,
+                f"{self.url} refuses the token ({problem.message}); give one with the scope `work` as "
+                "GHARIAL_TOKEN, made there with: gharial tokens create",
+                answer.status,
             )
-        if kind == "lease-lost-error":
-            raise OverError(message)
+        if problem.type == "lease-lost-error":
+            raise OverError(problem.message)
         raise RefusedError(
-            f"{self.url} refuses {method} {path.partition('?')[0][:20]}…: {message}", answer.status_code
+            f"{self.url} refuses {method} {path.partition('?')[0][:20]}…: {problem.message}", answer.status
         )
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -168,16 +179,5 @@ class Server:
         self.close()
 
 
-def _problem(answer: Any) -> tuple[str, str]:
-    try:
-        error = answer.json()["error"]
-        return str(error["type"]), str(error["message"])
-    except (ValueError, KeyError, TypeError):  # not ours: a proxy's page
-        return "", f"HTTP {answer.status_code}"
-
-
-def _later_s(answer: Any) -> float:
-    try:
-        return min(300.0, max(0.0, float(answer.headers.get("retry-after", 0))))
-    except ValueError:
-        return 0.0
+def _state(answer: Answer) -> str:
+    return str(json.loads(answer.body)["state"])

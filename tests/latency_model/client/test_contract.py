@@ -87,7 +87,7 @@ def test_lookups_in_bulk(table, client):
 def test_lookups_in_bulk_are_split_and_joined(table, client, monkeypatch):
     convs = list(table)[:100]
     for name in ("_LISTED", "_COLUMNS"):
-        monkeypatch.setattr(f"latency_model.client.client.{name}", 7)
+        monkeypatch.setattr(f"latency_model.client.lookups.{name}", 7)
     listed = client.lookup_many(convs, table.environment)
     columns = client.lookup_columns(ConvColumns.of(convs), table.environment)
     wanted = [latency(table[conv]) for conv in convs]

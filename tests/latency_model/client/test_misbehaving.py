@@ -9,11 +9,11 @@ import threading
 import time
 from email.utils import formatdate
 
+import httpx
 import pytest
 from misbehaving import CLOSE, Misbehaving, answer, problem
 
 from latency_model import Client, errors
-from latency_model.client.connection import split_url
 from latency_model.errors import InputError, ModelError, ServerError, TableError
 
 CONFIG = "1x16x8x8 ->16 k3 s1 p1 g1 conv fp32 nchw"
@@ -79,9 +79,16 @@ def test_what_does_not_pass_ends():
 
 
 def test_a_connection_that_the_server_ended_is_no_failure(waits):
-    with Misbehaving([answer(FOUND, headers=["X: 1"]), CLOSE, answer(FOUND)]) as server:
+    ended = threading.Event()
+
+    def end(connection):
+        connection.sendall(answer(FOUND))
+        connection.shutdown(socket.SHUT_RDWR)
+        ended.set()
+
+    with Misbehaving([end, answer(FOUND)]) as server:
         with Client(server.url, retries=0) as client:
-            assert client.lookup(CONFIG, KEY) and client.lookup(CONFIG, KEY)
+            assert client.lookup(CONFIG, KEY) and ended.wait(10) and client.lookup(CONFIG, KEY)
         assert server.connections == 2 and not waits
 
 
@@ -178,7 +185,7 @@ def test_garbage_instead_of_http():
 
 
 def test_an_answer_without_end(monkeypatch):
-    monkeypatch.setattr("latency_model.client.transport._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("latency_model.client.http._MOST_BYTES", 1 << 20)
 
     def endless(connection):
         connection.sendall(answer(b"", length="none"))
@@ -263,8 +270,35 @@ def test_what_is_sent_goes_to_no_other_host():
         assert json.loads(own.requests[-1].body)["configs"] == [CONFIG]
 
 
+def test_a_file_is_sent_whole_each_time(tmp_path, waits):
+    path = tmp_path / "table.parquet"
+    path.write_bytes(bytes(range(256)) * 4096)
+    with Misbehaving([moved("/v1/there"), CLOSE, moved("/v1/there"), answer({"new": 1})]) as server:
+        with Client(server.url) as client:
+            assert client.import_table(path) == {"new": 1}
+        assert [request.target for request in server.requests] == ["/v1/tables", "/v1/there"] * 2
+        assert all(request.body == path.read_bytes() for request in server.requests)
+    assert len(waits) == 1
+
+
+def test_a_redirect_that_takes_away_the_encryption():
+    asked = []
+
+    def answered(request):
+        asked.append(request.url)
+        return httpx.Response(307, headers={"Location": "http://gpu-box/x"})
+
+    with Client("https://gpu-box", token="ghl_x") as client:
+        client._transport._http._client.close()
+        client._transport._http._client = httpx.Client(transport=httpx.MockTransport(answered))
+        with pytest.raises(ServerError, match="not encrypted"):
+            client.lookup(CONFIG, KEY)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
-    "place", ["file:///etc/passwd", "ftp://x/", "//", "http://u:p@127.0.0.1/", "http://a b/"]
+    "place",
+    ["http://x:99999/", "file:///etc/passwd", "ftp://x/", "//", "http://u:p@127.0.0.1/", "http://a b/"],
 )
 def test_a_redirect_to_no_server(place):
     found, _ = asked(moved(place))
@@ -318,7 +352,9 @@ def test_what_is_no_url(url):
 
 
 def test_a_path_before_the_api_is_kept():
-    assert split_url("HTTP://Host:80/a/b?c=d") == (split_url("http://host")[0], "/a/b?c=d")
+    for url in ("HTTP://Host:80/a/b?c=d", "http://host/a/b/"):
+        with Client(url) as client:
+            assert client.url == "http://host/a/b"
     with Misbehaving([answer(FOUND)]) as server, Client(server.url + "/gharial/") as client:
         client.lookup(CONFIG, KEY)
         assert server.requests[0].target.startswith("/gharial/v1/lookup?")
@@ -382,3 +418,13 @@ def test_the_client_is_fetched_when_it_is_used_and_needs_nothing_of_the_service(
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_without_httpx_the_error_says_what_to_install():
+    code = (
+        "import sys; sys.modules['httpx'] = None; import latency_model, latency_model.errors as errors\n"
+        "try: latency_model.Client('http://x')\n"
+        "except errors.DependencyError as error: print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "asking a server needs httpx; install it with: pip install 'gharial[client]'\n"

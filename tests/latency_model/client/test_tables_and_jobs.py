@@ -87,7 +87,7 @@ def test_an_export_that_breaks_off_leaves_the_old_file(server, tmp_path, monkeyp
             target.write_bytes(next(parts))
             raise ServerError("broke off")
 
-        monkeypatch.setattr("latency_model.client.client._write", broken)
+        monkeypatch.setattr("latency_model.client.tables._save", broken)
         with pytest.raises(ServerError):
             client.export(path, "gpu")
         with pytest.raises(InputError, match="ending"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 
-import httpx
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from misbehaving import CLOSE, Misbehaving, answer, problem
 from onnx import numpy_helper
 
 from latency_model.errors import InputError, ModelError
@@ -156,27 +156,41 @@ def test_weights_of_a_type_that_cannot_be_made_up_are_an_error():
     ],
 )
 def test_the_answers_of_a_server_are_three_kinds_of_bad_news(status, kind, expected):
-    def answer(_):
-        return httpx.Response(
-            status, json={"error": {"type": kind, "message": "no"}}, headers={"retry-after": "7"}
-        )
-
-    with Server("http://test", worker="w") as server:
-        server._client = httpx.Client(base_url="http://test", transport=httpx.MockTransport(answer))
+    busy = problem(status, kind, headers=["Retry-After: 7"])
+    with Misbehaving([busy]) as there, Server(there.url, worker="w") as server:
         with pytest.raises(expected) as caught:
             server.heartbeat("job.1")
         if expected is AwayError:
             assert caught.value.later_s == 7.0
-        server._client.close()
 
 
 def test_a_proxys_page_is_no_reason_to_fall_over():
-    with Server("http://test", worker="w") as server:
-        page = httpx.MockTransport(lambda _: httpx.Response(404, text="<html>"))
-        server._client = httpx.Client(base_url="http://test", transport=page)
-        with pytest.raises(RefusedError, match="HTTP 404"):
-            server.heartbeat("job.1")
-        server._client.close()
+    page = answer(b"<html>", status="404 Not Found")
+    with (
+        Misbehaving([page]) as there,
+        Server(there.url, worker="w") as server,
+        pytest.raises(RefusedError, match="HTTP status 404"),
+    ):
+        server.heartbeat("job.1")
+
+
+def test_a_connection_that_ends_is_a_server_that_is_away():
+    with (
+        Misbehaving([CLOSE]) as there,
+        Server(there.url, worker="w") as server,
+        pytest.raises(AwayError, match="does not answer"),
+    ):
+        server.heartbeat("job.1")
+
+
+def test_rows_and_a_token_go_to_no_other_host():
+    with Misbehaving([answer()]) as other:
+        moved = answer(b"", status="307 X", headers=[f"Location: {other.url}/x"])
+        with Misbehaving([moved]) as own, Server(own.url, worker="w", token="ghl_x") as server:
+            with pytest.raises(RefusedError, match="redirects to"):
+                server.post_rows("job.1", b"rows")
+            assert own.requests[0].headers["authorization"] == "Bearer ghl_x"
+        assert not other.requests
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8765", "ftp://host", "http://"])
@@ -190,11 +204,9 @@ def test_a_token_is_not_sent_where_others_could_read_it(monkeypatch):
     with pytest.raises(InputError, match="everybody on the way"):
         Server("http://far.example:8765", worker="w", token="ghl_secret")
     for url in ("https://far.example", "http://127.0.0.1:8765", "http://localhost:8765"):
-        with Server(url, worker="w", token="ghl_secret") as server:
-            assert server._client.headers["authorization"] == "Bearer ghl_secret"
+        Server(url, worker="w", token="ghl_secret").close()
     monkeypatch.setenv("GHARIAL_PLAIN_TOKEN", "1")
-    with Server("http://far.example:8765", worker="w", token="ghl_secret") as server:
-        assert server._client.headers["authorization"] == "Bearer ghl_secret"
+    Server("http://far.example:8765", worker="w", token="ghl_secret").close()
 
 
 def test_journal_lines_are_json(tmp_path):
