@@ -11,7 +11,6 @@ it ends by itself, the table is compared with every row that any journal ever he
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -23,6 +22,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from common import write_lines
 
 from latency_model import LatencyTable
 from profiler.journal import journal_path
@@ -224,10 +225,7 @@ def main() -> int:
                 lives.append(Life(len(lives) + 1, Path(name) / f"table{len(lives)}.parquet"))
             orphans += _run(lives[-1], model, given.runtime, rng, given.kills, records)
             runs += 1
-    with target.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_lines(target, records, end="\r\n")
     lost, doubled = (sum(len(getattr(life, what)) for life in lives) for what in ("lost", "doubled"))
     kinds = Counter(f"{record['signal']} to the {record['target']}" for record in records)
     print(f"{len(records)} kills ({', '.join(f'{count} {what}' for what, count in sorted(kinds.items()))})")

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from common import commit
 
 from latency_model.columns import ConvColumns, Kind
 from latency_model.environment import Environment
@@ -251,9 +252,6 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     cpu = next(
         (
             line.split(":")[1].strip()
@@ -263,7 +261,7 @@ def versions() -> dict[str, str]:
         platform.processor(),
     )
     return {
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "cpu": cpu,
         "python": platform.python_version(),
         "numpy": np.__version__,
