@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["commit", "profiled", "read_lines", "versions", "write_lines"]
+__all__ = ["commit", "processor", "profiled", "read_lines", "versions", "write_lines"]
 
 
 def commit(*, short: bool = True) -> str:
@@ -28,6 +28,13 @@ def versions(*packages: str) -> str:
     """Return the versions of Python and of installed ``packages``, as in ``python 3.11.7 torch 2.11.0``."""
     pairs = [("python", platform.python_version()), *((name, version(name)) for name in packages)]
     return " ".join(f"{name} {number}" for name, number in pairs)
+
+
+def processor() -> str:
+    """Return the name of the CPU as Linux has it, else what ``platform`` says."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

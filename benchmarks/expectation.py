@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from common import commit, write_lines
+from common import commit, processor, write_lines
 from torch import Tensor
 
 from latency_model import Channels, ConvShape, NetworkCost, Site
@@ -161,10 +161,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     revision = commit()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    cpu = processor()
     print(
         f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, 1 thread, Python "
         f"{platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, commit {revision}"
@@ -182,7 +179,7 @@ def main() -> int:
         "commit": revision,
         "threads": 1,
     }
-    lines = [
+    lines: list[dict[str, object]] = [
         {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} | about
         for row in rows
     ]

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import httpx
 
@@ -36,9 +37,10 @@ class Load:
 
     def states(self) -> Counter[str]:
         """Count the acknowledged jobs by state, as the server sees them."""
-        found = {}
+        found: dict[str, str] = {}
         for state in ("queued", "leased", "failed", "cancelled", "done"):
-            page, before = None, {}
+            page: list[dict[str, Any]] | None = None
+            before: dict[str, str] = {}
             while page is None or len(page) == 1000:
                 page = self._client.get("/v1/jobs", params={"state": state, "limit": 1000, **before}).json()
                 found |= {job["id"]: state for job in page}

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from common import commit
+from common import commit, processor
 
 from latency_model.columns import ConvColumns, Kind
 from latency_model.environment import Environment
@@ -252,17 +252,9 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
     return {
         "commit": commit(),
-        "cpu": cpu,
+        "cpu": processor(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pyarrow": pa.__version__,

@@ -128,7 +128,7 @@ def ready(port: int, key: str) -> bool:
         data = b""
         while part := sock.recv(65536):
             data += part
-    return json.loads(data.split(b"\r\n\r\n", 1)[1])["environments"][key] == "ready"
+    return bool(json.loads(data.split(b"\r\n\r\n", 1)[1])["environments"][key] == "ready")
 
 
 def main() -> None:

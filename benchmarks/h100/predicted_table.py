@@ -110,8 +110,8 @@ def predicted_table(model: LatencyModel, found: Case) -> LatencyTable:
         rows[shape] = row(values[0], values[1], values[2], source)
     ops: dict[OpShape, Measurement] = {}
     for op in found.network.ops:
-        for shape, us in operator_prices(model, found.network, op).items():
-            ops[shape] = row(us, us, us, "regressed")
+        for operator, us in operator_prices(model, found.network, op).items():
+            ops[operator] = row(us, us, us, "regressed")
     return LatencyTable(model.table.environment, rows, ops=ops)
 
 
