@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from common import write_lines
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
@@ -295,12 +296,8 @@ def main() -> None:
                         flush=True,
                     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "results.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["budget", *FIELDS])
-        writer.writeheader()
-        writer.writerows(
-            {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines
-        )
+    shown = [{k: f"{v:.5g}" if isinstance(v, float) else v for k, v in line.items()} for line in lines]
+    write_lines(arguments.out / "results.csv", shown, fields=["budget", *FIELDS], end="\r\n")
     (arguments.out / "results.json").write_text(json.dumps(reports, indent=1, default=float) + "\n")
 
 

@@ -12,13 +12,14 @@ machine idle meanwhile; the load average is part of the output.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from collections import Counter
 from pathlib import Path
 
 import torch
+from common import write_lines
+from untrained import biased
 
 from latency_model.errors import MeasurementError
 from latency_model.harvest import harvest
@@ -36,17 +37,6 @@ NETWORKS = (
     ("torchvision:mobilenet_v2", 1),
 )
 _EVERY = 8
-
-
-def biased(module: torch.nn.Module) -> torch.nn.Module:
-    """Give norms random values: the exporter drops a bias that is all zeros, and the row would have one."""
-    generator = torch.Generator().manual_seed(0)
-    for part in module.modules():
-        for name in ("running_mean", "bias"):
-            tensor = getattr(part, name, None)
-            if isinstance(tensor, torch.Tensor):
-                tensor.data.normal_(generator=generator)
-    return module.eval()
 
 
 def examine(name: str, batch: int, *, passes: int, details: bool) -> dict[str, object]:
@@ -114,10 +104,7 @@ def main() -> None:
         start = time.perf_counter()
         lines.append(examine(name, batch, passes=options.passes, details=options.details))
         print(lines[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
-        with options.out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
+        write_lines(options.out, lines, end="\r\n")
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ groups that feed concatenations. Writes allocation.csv beside this file.
 
 from __future__ import annotations
 
-import csv
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import commit, versions, write_lines
 
 from latency_model.errors import BudgetError
 from latency_model.harvest import harvest
@@ -36,10 +33,7 @@ UNITS, SPAN, WIDE, DEEP = 132, 128, 64, 32
 def main() -> None:
     """Allocate every case and write the table."""
     lines = [line for name in MODELS for line in cases(name)]
-    with (HERE / "allocation.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(lines)
+    write_lines(HERE / "allocation.csv", lines)
 
 
 def staircase(network: NetworkCost) -> Cost:
@@ -72,9 +66,6 @@ def cases(name: str) -> list[dict[str, object]]:
     rng = np.random.default_rng(0)
     channels = {group: rng.uniform(0.1, 1, size) for group, size in graph.sizes().items()}
     floors = {group: max(1, round(FLOOR * size)) for group, size in graph.sizes().items()}
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
-    )
     lines = []
     for cost in (staircase(network), macs_cost(network)):
         for share in (0.8, 0.6, 0.4):
@@ -96,8 +87,8 @@ def cases(name: str) -> list[dict[str, object]]:
                 "seconds": round(time.monotonic() - begin, 1),
                 "trace_seconds": round(traced, 1),
                 "note": note,
-                "commit": found.stdout.strip(),
-                "versions": f"python {platform.python_version()} scipy {version('scipy')}",
+                "commit": commit(),
+                "versions": versions("scipy"),
             }
             print(line, flush=True)
             lines.append(line)

@@ -14,18 +14,16 @@ machine that does nothing else.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from common import commit, profiled, read_lines, versions, write_lines
+from untrained import values_of
 
 from pruner.decide import cut, decide
 from pruner.methods import open_method
-from pruner.methods.base import Problem
 from pruner.proof import backend_of, measure_pair
-from pruner.setting import Setting, prepare
+from pruner.setting import prepare
 
 HERE = Path(__file__).parent
 MODELS = ("resnet20", "resnet56", "resnet110", "vgg16_cifar", "digits_resnet")
@@ -42,7 +40,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/budget_hits"), help="where tables are kept")
     parser.add_argument("--out", type=Path, default=HERE / "budget_hits.csv")
     options = parser.parse_args()
-    lines = read(options.out)
+    lines = read_lines(options.out)
     done = {(line["model"], float(line["budget"])) for line in lines}
     for model in options.models:
         if all((model, budget) in done for budget in options.budgets):
@@ -51,7 +49,7 @@ def main() -> None:
         for budget in options.budgets:
             if (model, budget) not in done:
                 lines.append(pair(model, budget, table))
-                write(options.out, lines)
+                write_lines(options.out, lines)
                 print(
                     {name: lines[-1][name] for name in ("model", "budget", "measured", "miss_percent")},
                     flush=True,
@@ -61,33 +59,6 @@ def main() -> None:
         print(
             f"within {within} %: {100 * sum(miss <= within for miss in misses) / len(misses):.1f} % of {len(misses)}"
         )
-
-
-def profiled(model: str, work: Path) -> Path:
-    """Return the table of ``model`` on this CPU, made if it is not there."""
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / f"{model.replace(':', '_')}.parquet"
-    if not path.is_file():
-        command = ["gharial", "profile", model, "--out", str(path)]
-        print(" ".join(command), flush=True)
-        subprocess.run(command, check=True)
-    return path
-
-
-def values(setting: Setting) -> dict[str, object]:
-    """Return what the L1 method says of the channels."""
-    problem = Problem(
-        model=setting.module,
-        graph=setting.graph,
-        cost=setting.cost,
-        budget=setting.budget,
-        ratio=setting.ratio,
-        splits=None,
-        epochs=0,
-        seed=0,
-        state_dir=Path(),
-    )
-    return dict(open_method("l1").values(problem).channels)
 
 
 def pair(model: str, budget: float, table: Path) -> dict[str, object]:
@@ -100,7 +71,8 @@ def pair(model: str, budget: float, table: Path) -> dict[str, object]:
             shape, batch = setting.input_shape, setting.batch
             return measure_pair(backend, setting.module, small, shape, batch=batch, rounds=ROUNDS)  # type: ignore[arg-type]
 
-        decision = decide(setting, values(setting), timed, method="l1", seed=0)  # type: ignore[arg-type]
+        worth = values_of(open_method("l1"), setting).channels
+        decision = decide(setting, worth, timed, method="l1", seed=0)
         again = timed(cut(setting, decision.plan))
     groups = decision.plan.counts(setting.graph)
     return {
@@ -120,34 +92,8 @@ def pair(model: str, budget: float, table: Path) -> dict[str, object]:
         "seconds": round(time.monotonic() - begin),
         "device": setting.table.environment.device,
         "commit": commit(),
-        "versions": f"python {platform.python_version()} torch {version('torch')} onnxruntime {version('onnxruntime')}",
+        "versions": versions("torch", "onnxruntime"),
     }
-
-
-def commit() -> str:
-    """Return the commit of the code."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
-    )
-    return found.stdout.strip()
-
-
-def read(path: Path) -> list[dict[str, object]]:
-    """Return the lines that there are."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, lines: list[dict[str, object]]) -> None:
-    """Write all lines, whole or not at all."""
-    beside = path.with_suffix(".tmp")
-    with beside.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(lines)
-    beside.replace(path)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from canary_work import Canary, measure_calmly
+from cpu_sites import configurations
 
 from latency_model import ConvShape, Measurement
 from latency_model.errors import MeasurementError
@@ -31,31 +32,8 @@ from profiler.backends.base import Backend
 from profiler.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from profiler.cpu_timer import CpuTimer, cpu_timer
 
-SITES = (
-    # in, out, size, kernel, stride, pattern
-    (16, 16, 32, 3, 1, "conv+bias+relu"),
-    (16, 16, 32, 3, 1, "conv+bias+add+relu"),
-    (16, 32, 32, 3, 2, "conv+bias+relu"),
-    (16, 32, 32, 1, 2, "conv+bias"),
-    (32, 32, 16, 3, 1, "conv+bias+relu"),
-    (32, 64, 16, 3, 2, "conv+bias+relu"),
-    (64, 64, 8, 3, 1, "conv+bias+add+relu"),
-    (64, 64, 56, 3, 1, "conv+bias+relu"),
-    (64, 256, 56, 1, 1, "conv+bias+add+relu"),
-    (256, 256, 14, 3, 1, "conv+bias+relu"),
-)
 SHARES = (1.0, 0.75, 0.5, 0.25)
 TOLERANCE, TRIES, PAUSE_S = 0.1, 3, 0.2
-
-
-def configurations() -> list[ConvShape]:
-    return [
-        ConvShape(
-            1, int(i * share), size, size, int(o * share), (k, k), (s, s), (k // 2,) * 4, pattern=pattern
-        )
-        for i, o, size, k, s, pattern in SITES
-        for share in SHARES
-    ]
 
 
 def insist(backend: Backend, shape: ConvShape) -> Measurement:
@@ -126,7 +104,7 @@ def main() -> None:
     canary.warm_up(30)
     backends = {"wall clock": Unguarded(), "repeating timer": Guarded()}
     for number in range(1, passes + 1):
-        order = [(name, shape) for shape in configurations() for name in backends]
+        order = [(name, shape) for shape in configurations(SHARES) for name in backends]
         random.Random(number).shuffle(order)
         for name, shape in order:
             log.measure((name, number, shape.text), backends[name], shape, canary)

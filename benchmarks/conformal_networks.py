@@ -12,13 +12,13 @@ family and again apart. Writes conformal_networks.csv beside this file: a row pe
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import re
 from pathlib import Path
 
 import numpy as np
+from common import write_lines
 from scipy.optimize import nnls
 
 from latency_model.conformal import FamilyConformal
@@ -89,10 +89,7 @@ def main() -> None:
                 f"{covered.mean():.1%} of networks, {np.mean(each):.1%} mean over families, width {width.mean():.3f}, "
                 f"MAPE {np.abs(error).mean():.2%}"
             )
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_lines(options.out, table)
 
 
 if __name__ == "__main__":

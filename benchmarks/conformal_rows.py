@@ -21,12 +21,12 @@ that ran the same kernels, ``rho_kind`` of two rows of one kernel size and strid
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from common import write_lines
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold
 
@@ -196,10 +196,7 @@ def main() -> None:
                         f"  {method} {confidence:.0%}: {held.mean():.1%}, width {width.mean():.3f}",
                         flush=True,
                     )
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_lines(options.out, table)
 
 
 if __name__ == "__main__":

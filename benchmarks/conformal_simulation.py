@@ -18,12 +18,12 @@ random_effects  ``FamilyConformal``, which is what Gharial uses
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import math
 from pathlib import Path
 
 import numpy as np
+from common import write_lines
 
 from latency_model.conformal import FamilyConformal
 
@@ -121,10 +121,7 @@ def main() -> None:
                     "seed": options.seed,
                 }
             )
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_lines(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from common import commit, read_lines
+
 HERE = Path(__file__).parent
 METHODS = ("gator", "uniform", "random", "l1", "l2", "taylor", "fpgm")
 LEARNS = {"gator"}
@@ -52,12 +54,12 @@ def main() -> None:
     for seed in options.seeds:
         for method in options.methods:
             cell = key(options, method, seed)
-            if cell in {tuple(line[name] for name in KEY) for line in read(options.out)}:
+            if cell in {tuple(line[name] for name in KEY) for line in read_lines(options.out)}:
                 continue
             line = run(options, method, seed) | dict(zip(KEY, cell, strict=True))
             append(options.out, line)
             print({name: line[name] for name in ("method", "seed", "drop", "flops_ratio")}, flush=True)
-    summarise([line for line in read(options.out) if line["model"] == options.model])
+    summarise([line for line in read_lines(options.out) if line["model"] == options.model])
 
 
 def arguments() -> argparse.Namespace:
@@ -116,22 +118,6 @@ def run(options: argparse.Namespace, method: str, seed: int) -> dict[str, str]:
         "onnxruntime": version("onnxruntime"),
         "python": platform.python_version(),
     }
-
-
-def commit() -> str:
-    """Return the commit that is checked out."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, check=True, capture_output=True, text=True
-    )
-    return found.stdout.strip()
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the lines of ``path``; none where there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def append(path: Path, line: dict[str, str]) -> None:

@@ -13,10 +13,8 @@ Writes expectation.csv beside this file.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from common import commit, processor, write_lines
 from torch import Tensor
 
 from latency_model import Channels, ConvShape, NetworkCost, Site
@@ -161,20 +160,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    revision = commit()
+    cpu = processor()
     print(
         f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, 1 thread, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, commit {commit}"
+        f"{platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, commit {revision}"
     )
     rows: list[dict[str, object]] = []
     for name in given.networks:
@@ -182,13 +172,18 @@ def main() -> int:
         for row in rows[-len(MATRICES) * (2 * len(REGIMES) + 2) :]:
             numbers = (f"{key} {row[key]:.3g}" for key in FIGURES if key in row)
             print(row["network"], row["matrices"], row["mode"], row.get("gates_are", ""), *numbers, sep="  ")
-    about = {"cpu": cpu, "torch": torch.__version__, "numpy": np.__version__, "commit": commit, "threads": 1}
-    with given.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *FIGURES[-2:], *about])
-        writer.writeheader()
-        for row in rows:
-            short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
-            writer.writerow({**short, **about})
+    about = {
+        "cpu": cpu,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "commit": revision,
+        "threads": 1,
+    }
+    lines: list[dict[str, object]] = [
+        {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} | about
+        for row in rows
+    ]
+    write_lines(given.out, lines, fields=[*rows[0], *FIGURES[-2:], *about], end="\r\n")
     return 0
 
 

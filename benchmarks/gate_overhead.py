@@ -10,15 +10,14 @@ thread, medians. Writes gate_overhead.csv beside this file.
 
 from __future__ import annotations
 
-import csv
 import platform
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import commit, write_lines
 
 from latency_model.harvest import harvest
 from latency_model.zoo import load_model
@@ -41,10 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with kept_memory():
         lines = [case(*each, half=half) for each in CASES for half in (False, True)]
-    with (HERE / "gate_overhead.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(lines)
+    write_lines(HERE / "gate_overhead.csv", lines)
 
 
 def case(name: str, batch: int, side: int, *, half: bool) -> dict[str, object]:
@@ -92,9 +88,6 @@ def case(name: str, batch: int, side: int, *, half: bool) -> dict[str, object]:
         times[True].append(step(turn, gated=True))
         gating.gates.detach()
     plain, gated = (float(np.median(times[which][1:])) for which in (False, True))
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
-    )
     line = {
         "model": name,
         "batch": batch,
@@ -103,7 +96,7 @@ def case(name: str, batch: int, side: int, *, half: bool) -> dict[str, object]:
         "plain_s": round(plain, 4),
         "gated_s": round(gated, 4),
         "overhead_percent": round(100 * (gated / plain - 1), 1),
-        "commit": found.stdout.strip(),
+        "commit": commit(),
         "versions": f"python {platform.python_version()} torch {torch.__version__}",
     }
     print(line, flush=True)

@@ -15,7 +15,6 @@ import copy
 import io
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parent))
+from common import commit
 from graph_zoo_models import DETECTORS, NAMES, build, forward_fn, inputs
 
 from latency_model.errors import GharialError
@@ -227,15 +227,13 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {row["model"]: row for row in stored.get("rows", [])}
     names = [n for n in NAMES if not options.models or any(part in n for part in options.models)]
     names = [n for n in names if options.again or n not in rows]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
+    revision = commit()
     for number, name in enumerate(names, 1):
         try:
             row = examine(name, options.seed)
         except GharialError as error:
             row = {"model": name, "ok": False, "failure": str(error)}
-        row |= {"commit": commit, "seed": options.seed}
+        row |= {"commit": revision, "seed": options.seed}
         rows[name] = row
         brief = {key: value for key, value in row.items() if key != "frozen"}
         print(f"[{number}/{len(names)}] {json.dumps(brief)}", flush=True)

@@ -11,7 +11,6 @@ it ends by itself, the table is compared with every row that any journal ever he
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -23,6 +22,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from common import write_lines
+from processes import alive, children
 
 from latency_model import LatencyTable
 from profiler.journal import journal_path
@@ -95,21 +97,6 @@ def _lines(journal: Path) -> list[dict]:
     return [json.loads(line) for line in whole]
 
 
-def _workers(pid: int) -> list[int]:
-    try:
-        text = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    except OSError:
-        return []
-    return [int(word) for word in text.split()]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def _start(model: Path, out: Path, runtime: str, step: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "gharial", "profile", str(model), "--runtime", runtime]
     command += ["--step", str(step), "--out", str(out), "--json"]
@@ -146,7 +133,7 @@ def _size(journal: Path) -> int:
 
 def _kill(process: subprocess.Popen, target: str, number: int) -> bool:
     """Send the signal; False when there is nobody to send it to."""
-    workers = _workers(process.pid)
+    workers = children(process.pid)
     if process.poll() is not None or (target == "worker" and not workers):
         return False
     if target == "worker":
@@ -164,7 +151,7 @@ def _run(life: Life, model: Path, runtime: str, rng: random.Random, kills: int, 
     began, workers = time.monotonic(), set()
     while len(records) < kills and process.poll() is None:
         _wait(process, life.out, rng, longest_s=1.5 if runtime == "fake" else 4.0)
-        workers |= set(_workers(process.pid))
+        workers |= set(children(process.pid))
         target = rng.choice(TARGETS)
         number = signal.SIGTERM if target != "worker" and rng.random() < 0.25 else signal.SIGKILL
         seconds = time.monotonic() - began
@@ -198,9 +185,9 @@ def _run(life: Life, model: Path, runtime: str, rng: random.Random, kills: int, 
     elif process.returncode not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
         sys.exit(f"the command failed:\n{stderr.decode()}")
     deadline = time.monotonic() + 10
-    while any(map(_alive, workers)) and time.monotonic() < deadline:
+    while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return sum(map(_alive, workers))
+    return sum(map(alive, workers))
 
 
 def main() -> int:
@@ -224,10 +211,7 @@ def main() -> int:
                 lives.append(Life(len(lives) + 1, Path(name) / f"table{len(lives)}.parquet"))
             orphans += _run(lives[-1], model, given.runtime, rng, given.kills, records)
             runs += 1
-    with target.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_lines(target, records, end="\r\n")
     lost, doubled = (sum(len(getattr(life, what)) for life in lives) for what in ("lost", "doubled"))
     kinds = Counter(f"{record['signal']} to the {record['target']}" for record in records)
     print(f"{len(records)} kills ({', '.join(f'{count} {what}' for what, count in sorted(kinds.items()))})")

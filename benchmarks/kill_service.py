@@ -14,22 +14,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from common import commit, write_lines
+from job_load import Load
+from processes import Process
 from sqlalchemy import func, select
 
 from latency_model.ops import parse_config
@@ -42,7 +42,7 @@ from profiler.backends.fake import FakeDevice
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("server", "server", "worker", "worker", "child", "group")
 _FINE = ("rows_nobody_asked_for", "rows_measured_again")
-WORKERS, BACKLOG, LEASE_S = 2, 6, 3.0
+WORKERS, LEASE_S = 2, 3.0
 
 
 def _environment() -> dict[str, str]:
@@ -53,144 +53,6 @@ def _environment() -> dict[str, str]:
         "GHARIAL_IMPORT_SHIPPED": "false",
         "GHARIAL_LEASE_S": str(LEASE_S),
     }
-
-
-@dataclass
-class Process:
-    """A command that is started again whenever it ends."""
-
-    name: str
-    command: list[str]
-    log: Path
-    environment: dict[str, str]
-    running: subprocess.Popen | None = None
-    began: float = 0.0
-    exits: list[int] = field(default_factory=list)
-
-    def start(self) -> None:
-        self.began = time.monotonic()
-        with self.log.open("ab") as log:
-            self.running = subprocess.Popen(
-                [sys.executable, "-m", "gharial", *self.command],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=self.environment,
-            )
-
-    def kill(self, target: str) -> bool:
-        """Send SIGKILL to the process, one of its children, or its whole group; False without such a one."""
-        process = self.running
-        assert process is not None
-        if process.poll() is not None:
-            return False
-        if target == "child":
-            children = _children(process.pid)
-            if not children:
-                return False
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(children[0], signal.SIGKILL)
-            return True
-        os.killpg(process.pid, signal.SIGKILL) if target == "group" else process.kill()
-        process.wait()
-        return True
-
-    def check(self) -> None:
-        """Start it again if it has ended by itself, and remember that it did."""
-        if self.running is not None and (code := self.running.poll()) is not None:
-            self.exits.append(code)
-            self.start()
-
-    def end(self) -> int:
-        assert self.running is not None
-        self.running.terminate()
-        return self.running.wait(timeout=60)
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    except OSError:
-        return []
-    return [int(word) for word in text.split()]
-
-
-class Load:
-    """A client that submits jobs, each until it is acknowledged, and keeps a few waiting."""
-
-    def __init__(self, url: str, token: str, rng: random.Random) -> None:
-        self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=20)
-        self._rng, self._end = rng, threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.acknowledged: dict[str, list[str]] = {}
-        self.again = 0  # requests that had to be sent more than once
-        self.problems: list[str] = []
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Return when the job at hand is acknowledged."""
-        self._end.set()
-        self._thread.join(timeout=300)
-        assert not self._thread.is_alive()
-
-    def states(self) -> Counter[str]:
-        """Count the acknowledged jobs by state, as the server sees them."""
-        found = {}
-        for state in ("queued", "leased", "failed", "cancelled", "done"):
-            page, before = None, {}
-            while page is None or len(page) == 1000:
-                page = self._client.get("/v1/jobs", params={"state": state, "limit": 1000, **before}).json()
-                found |= {job["id"]: state for job in page}
-                before = {"before": page[-1]["id"]} if page else {}
-        return Counter(found.get(job, "missing") for job in self.acknowledged)
-
-    def _run(self) -> None:
-        number = 0
-        while not self._end.is_set():
-            try:
-                waiting = self._client.get("/v1/jobs", params={"state": "queued", "limit": BACKLOG}).json()
-            except (httpx.HTTPError, ValueError):
-                self._end.wait(0.1)
-                continue
-            if len(waiting) >= BACKLOG:
-                self._end.wait(0.1)
-                continue
-            number += 1
-            self._submit(f"job-{number}", self._configs(number))
-
-    def _configs(self, number: int) -> list[str]:
-        """Half of a job's configurations are its own, the others are likely to be another's too."""
-        count = self._rng.randint(1, 60)
-        own = [f"1x{8 + number}x8x8 ->{8 * n} k3 s1 p1 g1 conv fp32 nchw" for n in range(1, count + 1)]
-        pool = [f"1x{8 * self._rng.randint(1, 20)}x4x4 ->8 k1 s1 p0 g1 conv fp32 nchw" for _ in range(count)]
-        return [*own, *pool]
-
-    def _submit(self, key: str, configs: list[str]) -> None:
-        body = {
-            "configs": configs,
-            "wants": {"kind": "fake"},
-            "priority": self._rng.randint(0, 2),
-            "max_attempts": 50,
-        }
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                answer = self._client.post("/v1/jobs", json=body, headers={"idempotency-key": key})
-            except httpx.HTTPError:
-                time.sleep(0.1)
-                continue
-            if answer.status_code >= 500:
-                time.sleep(0.1)
-                continue
-            if answer.status_code not in (200, 201):
-                self.problems.append(f"{key}: {answer.status_code} {answer.text[:200]}")
-                return
-            self.again += tries > 1
-            self.acknowledged[answer.json()["id"]] = list(dict.fromkeys(configs))
-            return
 
 
 @dataclass
@@ -329,9 +191,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None, help="where the CSV goes")
     given = parser.parse_args()
     target_file = given.out or Path(__file__).with_name(f"kill_service_{given.database}.csv")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
-    ).stdout.strip()
+    revision = commit()
     rng, start, records = random.Random(given.seed), time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="kill-") as name, _database(given.database, Path(name)) as url:
         folder = Path(name)
@@ -368,7 +228,7 @@ def main() -> int:
             seen.look()
             records.append(
                 {
-                    "commit": commit,
+                    "commit": revision,
                     "database": given.database,
                     "seed": given.seed,
                     "kill": number,
@@ -406,10 +266,7 @@ def main() -> int:
             for process in processes:
                 print(f"--- {process.name}\n{process.log.read_text(errors='replace')[-3000:]}")
         database.close()
-    with target_file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_lines(target_file, records, end="\r\n")
     kinds = Counter(record["target"] for record in records)
     print(f"{len(records)} kills: {', '.join(f'{count} {what}' for what, count in sorted(kinds.items()))}")
     print(

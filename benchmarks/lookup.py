@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from common import commit, processor
 
 from latency_model.columns import ConvColumns, Kind
 from latency_model.environment import Environment
@@ -251,20 +252,9 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
     return {
-        "commit": commit.stdout.strip(),
-        "cpu": cpu,
+        "commit": commit(),
+        "cpu": processor(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pyarrow": pa.__version__,

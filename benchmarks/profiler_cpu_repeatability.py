@@ -19,38 +19,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from latency_model import ConvShape
+from cpu_sites import configurations
+
 from profiler import BackendSpec, profile
 
-SITES = (
-    # in, out, size, kernel, stride, pattern: the residual networks for CIFAR, and larger ones
-    (16, 16, 32, 3, 1, "conv+bias+relu"),
-    (16, 16, 32, 3, 1, "conv+bias+add+relu"),
-    (16, 32, 32, 3, 2, "conv+bias+relu"),
-    (16, 32, 32, 1, 2, "conv+bias"),
-    (32, 32, 16, 3, 1, "conv+bias+relu"),
-    (32, 64, 16, 3, 2, "conv+bias+relu"),
-    (64, 64, 8, 3, 1, "conv+bias+add+relu"),
-    (64, 64, 56, 3, 1, "conv+bias+relu"),
-    (64, 256, 56, 1, 1, "conv+bias+add+relu"),
-    (256, 256, 14, 3, 1, "conv+bias+relu"),
-)
 SHARES = (1.0, 0.875, 0.8, 0.75, 0.625, 0.5, 0.4, 0.375, 0.25, 0.125)
 
 
-def configurations() -> list[ConvShape]:
-    """Each site at ten widths, some of them unaligned."""
-    return [
-        ConvShape(
-            1, int(i * share), size, size, int(o * share), (k, k), (s, s), (k // 2,) * 4, pattern=pattern
-        )
-        for i, o, size, k, s, pattern in SITES
-        for share in SHARES
-    ]
-
-
 def measure(seed: int) -> None:
-    shapes = configurations()
+    shapes = configurations(SHARES)
     random.Random(seed).shuffle(shapes)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -20,15 +20,14 @@ the folds, ``seconds`` the time of all five, on one thread.
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import scipy
 import sklearn
+from common import commit, write_lines
 from sklearn.model_selection import KFold
 
 from latency_model.regression.drift import added_us
@@ -115,23 +114,11 @@ def bias(latency_us: np.ndarray, predicted_us: np.ndarray) -> float:
     return round(100 * float((predicted_us - latency_us).sum() / latency_us.sum()), 2)
 
 
-def commit() -> str:
-    """Return the commit of the code, empty outside a repository."""
-    folder = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=folder
-    )
-    return found.stdout.strip()
-
-
 def write(path: Path, lines: list[dict[str, object]]) -> None:
     """Write the table."""
     first = ["data", "kernel_names", "labels"]
     names = first + [name for name in lines[0] if name not in first]
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, names, lineterminator="\n")
-        table.writeheader()
-        table.writerows(lines)
+    write_lines(path, lines, fields=names)
 
 
 if __name__ == "__main__":

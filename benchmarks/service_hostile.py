@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import csv
 import json
 import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import httpx
 import onnx
+from common import commit, write_lines
 from service_schemathesis import start
 
 from latency_model.harvest.onnx_skeleton import skeleton_of, varint
@@ -266,22 +265,15 @@ def main() -> None:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
         traces = (folder / "server.log").read_text().count('"trace"')
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     about = {
-        "commit": commit,
+        "commit": commit(short=False),
         "exit_code": code,
         "traces": traces,
         "seed": given.seed,
         "python": sys.version.split()[0],
     }
     print(about)
-    with given.out.open("w", newline="") as stream:
-        stream.write(f"# {json.dumps(about)}\n")
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_lines(given.out, rows, head=f"# {json.dumps(about)}\n", end="\r\n")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ service_load.csv: the cold start with and without the cache; single lookups over
 go (closed loop) and at fixed rates (open loop: a latency counts from the moment at which the request was due);
 bulk lookups as Arrow; estimates of ResNet-50. Client and server share the machine's cores.
 
-The client is a plain protocol of asyncio: libraries for people's use offer less than the server takes.
+The client is that of ``service_client.py``: libraries for people's use offer less than the server takes.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import csv
 import json
 import os
 import platform
@@ -25,14 +23,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import uvloop
+from common import commit, write_lines
+from service_client import closed_loop, open_loop, post
 
 from latency_model.harvest import harvest_onnx
 from latency_model.harvest.onnx_skeleton import skeleton_of
@@ -55,56 +53,7 @@ COLUMNS = (
     "note",
 )
 CONNECTIONS = 16
-
-
-class Connection(asyncio.Protocol):
-    """One keep-alive connection: sends prepared requests, one at a time, and notes how long answers took."""
-
-    def __init__(
-        self, next_request: Callable[[], tuple[bytes, float] | None], done: Callable[[float, int], None]
-    ) -> None:
-        self.next_request, self.done = next_request, done
-        self.due = 0.0
-        self.left = -1
-        self.head = b""
-        self.status = 0
-        self.idle = True
-        self.closed = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport):
-        self.transport = transport
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def ask(self) -> None:
-        found = self.next_request()
-        if found is None:
-            self.idle = True
-            return
-        self.idle = False
-        request, self.due = found
-        self.transport.write(request)
-
-    def data_received(self, data):
-        if self.left < 0:
-            self.head += data
-            end = self.head.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            self.status = int(self.head[9:12])
-            at = self.head.find(b"content-length: ") + 16
-            self.left = int(self.head[at : self.head.find(b"\r", at)])
-            data = self.head[end + 4 :]
-            self.head = b""
-        self.left -= len(data)
-        if self.left == 0:
-            self.left = -1
-            self.done(time.perf_counter() - self.due, self.status)
-            self.ask()
-
-    def connection_lost(self, error):
-        if not self.closed.done():
-            self.closed.set_result(error)
+LIBRARIES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pyarrow", "numpy")
 
 
 def summary(
@@ -121,116 +70,6 @@ def summary(
     )
     print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     return row
-
-
-async def closed_loop(
-    port: int, requests: list[bytes], seconds: float, connections: int
-) -> tuple[list[float], int, float]:
-    """Send as many as are answered."""
-    times: list[float] = []
-    errors = 0
-    stop = time.perf_counter() + seconds
-    place = 0
-
-    def following() -> tuple[bytes, float] | None:
-        nonlocal place
-        now = time.perf_counter()
-        if now > stop:
-            return None
-        place = (place + 1) % len(requests)
-        return requests[place], now
-
-    def done(took: float, status: int) -> None:
-        nonlocal errors
-        times.append(took)
-        errors += status != 200
-
-    loop = asyncio.get_running_loop()
-    opened = [
-        (await loop.create_connection(lambda: Connection(following, done), "127.0.0.1", port))[1]
-        for _ in range(connections)
-    ]
-    start = time.perf_counter()
-    for connection in opened:
-        connection.ask()
-    while not all(connection.idle for connection in opened):
-        await asyncio.sleep(0.01)
-    took = time.perf_counter() - start
-    for connection in opened:
-        connection.transport.close()
-    return times, errors, took
-
-
-async def open_loop(
-    port: int, requests: list[bytes], seconds: float, rate: float, connections: int
-) -> tuple[list[float], int, float]:
-    """Send ``rate`` a second, whether or not answers came; who waits for a connection waits on the clock."""
-    times: list[float] = []
-    errors = 0
-    waiting: deque[tuple[bytes, float]] = deque()
-
-    def following() -> tuple[bytes, float] | None:
-        return waiting.popleft() if waiting else None
-
-    def done(took: float, status: int) -> None:
-        nonlocal errors
-        times.append(took)
-        errors += status != 200
-
-    loop = asyncio.get_running_loop()
-    opened = [
-        (await loop.create_connection(lambda: Connection(following, done), "127.0.0.1", port))[1]
-        for _ in range(connections)
-    ]
-    start = time.perf_counter()
-    total = int(rate * seconds)
-    sent = 0
-    while sent < total:
-        due = min(total, int((time.perf_counter() - start) * rate) + 1)
-        while sent < due:
-            waiting.append((requests[sent % len(requests)], start + sent / rate))
-            sent += 1
-        for connection in opened:
-            if not waiting:
-                break
-            if connection.idle:
-                connection.ask()
-        await asyncio.sleep(0.0005)
-    limit = time.perf_counter() + 10
-    while len(times) < total and time.perf_counter() < limit:
-        await asyncio.sleep(0.01)
-    took = time.perf_counter() - start
-    for connection in opened:
-        connection.transport.close()
-    return times, errors + total - len(times), took
-
-
-def post(port: int, path: str, body: bytes, kind: str) -> tuple[int, bytes, float]:
-    """Send one request on a connection of its own kept open by the caller's cache; return status, body, seconds."""
-    sock = _socket(port)
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    start = time.perf_counter()
-    sock.sendall(head.encode())
-    sock.sendall(body)
-    found = bytearray()
-    while (end := found.find(b"\r\n\r\n")) < 0:
-        found += sock.recv(1 << 18)
-    at = found.find(b"content-length: ") + 16
-    size = int(found[at : found.find(b"\r", at)])
-    answer = bytearray(found[end + 4 :])
-    while len(answer) < size:
-        answer += sock.recv(1 << 20)
-    return int(found[9:12]), bytes(answer), time.perf_counter() - start
-
-
-_open: dict[int, socket.socket] = {}
-
-
-def _socket(port: int) -> socket.socket:
-    if port not in _open:
-        _open[port] = socket.create_connection(("127.0.0.1", port))
-        _open[port].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return _open[port]
 
 
 class Server:
@@ -289,7 +128,7 @@ def ready(port: int, key: str) -> bool:
         data = b""
         while part := sock.recv(65536):
             data += part
-    return json.loads(data.split(b"\r\n\r\n", 1)[1])["environments"][key] == "ready"
+    return bool(json.loads(data.split(b"\r\n\r\n", 1)[1])["environments"][key] == "ready")
 
 
 def main() -> None:
@@ -352,13 +191,15 @@ def main() -> None:
         times, errors, seconds = uvloop.run(open_loop(given.port, requests, given.seconds, rate, CONNECTIONS))
         note(f"single lookups, {rate}/s offered, {CONNECTIONS} connections", times, errors, seconds)
 
+    sock = socket.create_connection(("127.0.0.1", given.port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for count, repeats in ((10_000, 50), (100_000, 20), (1_000_000, 5)):
         asked_for = columns.take(draw.integers(0, len(columns), count))
         body = columns_to_arrow(asked_for)
         path = f"/v1/lookup/arrow?environment={key}"
         times, errors = [], 0
         for _ in range(repeats):
-            status, answer, took = post(given.port, path, body, "application/vnd.apache.arrow.stream")
+            status, answer, took = post(sock, path, body, "application/vnd.apache.arrow.stream")
             times.append(took)
             errors += status != 200
         result = result_from_arrow(answer)
@@ -366,13 +207,8 @@ def main() -> None:
         errors += not (np.array_equal(result.latency_us, expected.latency_us) and result.found.all())
         note(f"lookups as Arrow, {count} a request", times, errors, sum(times), each=count)
 
-    began = time.perf_counter()
-    while (
-        post(given.port, f"/v1/estimate?environment={key}", skeleton_of([model]), "application/octet-stream")[
-            0
-        ]
-        == 503
-    ):
+    began, path = time.perf_counter(), f"/v1/estimate?environment={key}"
+    while post(sock, path, skeleton_of([model]), "application/octet-stream")[0] == 503:
         time.sleep(0.5)
     took = time.perf_counter() - began
     note("model of a million rows, fitted at the first estimate", [took], 0, took)
@@ -407,7 +243,7 @@ def main() -> None:
                     0.5 + place * 1e-4 + (1e-5 if path.endswith("network") else 0.0) if fresh else 0.9
                 )
                 extra = f"?environment={key}&confidence={confidence!r}&name={len(body)}"
-                status, answer, took = post(given.port, path + extra, body, kind)
+                status, answer, took = post(sock, path + extra, body, kind)
                 if place:
                     times.append(took)
                 errors += status != 200
@@ -416,27 +252,17 @@ def main() -> None:
             assert json.loads(answer)["latency_us"] > 0
             state = "network known, estimated anew" if fresh else "asked before"
             note(f"{what}, {state}", times, errors, sum(times))
+    sock.close()
     note("memory of the server, MB", [server.memory_mb() / 1e3], 0, 1.0, "the numbers are megabytes")
     server.stop()
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    with given.out.open("w", newline="") as stream:
-        versions = {
-            name: version(name)
-            for name in ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pyarrow", "numpy")
-        }
-        about = {
-            "commit": commit.stdout.strip(),
-            "python": platform.python_version(),
-            **versions,
-            "cores": os.cpu_count(),
-        }
-        stream.write(f"# {json.dumps(about)}\n")
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    about = {
+        "commit": commit(short=False),
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "cores": os.cpu_count(),
+    }
+    write_lines(given.out, rows, fields=COLUMNS, head=f"# {json.dumps(about)}\n", end="\r\n")
 
 
 if __name__ == "__main__":

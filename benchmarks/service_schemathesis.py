@@ -10,7 +10,6 @@ broke the OpenAPI document.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import schemathesis
+from common import commit, write_lines
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from latency_model.service.api.lookup import ARROW
@@ -140,16 +140,10 @@ def main() -> None:
         "traces": log.count('"trace"'),
         "seconds": round(time.perf_counter() - began, 1),
         "schemathesis": version("schemathesis"),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "commit": commit(short=False),
     }
     print(about)
-    with given_.out.open("w", newline="") as stream:
-        stream.write(f"# {json.dumps(about)}\n")
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_lines(given_.out, rows, head=f"# {json.dumps(about)}\n", end="\r\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from common import commit
+
 HERE = Path(__file__).resolve().parent
 STEPS = ("import", "identical", "replaced", "latencies", "stream", "save_table", "backup", "restore")
 
@@ -126,11 +128,8 @@ def main() -> None:
     import sqlalchemy
 
     folder = Path(tempfile.mkdtemp(prefix="gharial-store-"))
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
     results: dict[str, Any] = {
-        "commit": commit,
+        "commit": commit(short=False),
         "rows": given.rows,
         "python": platform.python_version(),
         "sqlalchemy": sqlalchemy.__version__,

@@ -12,9 +12,7 @@ torch_pruning_groups.csv beside this file: channels compared, equal, and how tho
 
 from __future__ import annotations
 
-import csv
 import platform
-import subprocess
 import time
 import warnings
 from collections import Counter
@@ -24,6 +22,7 @@ from typing import Any
 
 import torch
 import torchvision
+from common import commit, write_lines
 from torch import nn
 
 from pruner.graph import trace
@@ -45,10 +44,7 @@ def main() -> None:
     for name in MODELS:
         lines.append(compare(name))
         print(lines[-1], flush=True)
-        with (HERE / "torch_pruning_groups.csv").open("w", newline="") as file:
-            table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-            table.writeheader()
-            table.writerows(lines)
+        write_lines(HERE / "torch_pruning_groups.csv", lines)
 
 
 def compare(name: str) -> dict[str, object]:
@@ -94,9 +90,6 @@ def compare(name: str) -> dict[str, object]:
                 if mine < other
                 else "different"
             ] += 1
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
-    )
     compared = sum(found.values())
     return {
         "model": name,
@@ -106,7 +99,7 @@ def compare(name: str) -> dict[str, object]:
         "others": "; ".join(f"{count} {what}" for what, count in sorted(found.items())),
         "ours_s": round(ours_s, 1),
         "theirs_s": round(theirs_s, 1),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "versions": f"python {platform.python_version()} torch {torch.__version__} "
         f"torch-pruning {version('torch-pruning')}",
     }

@@ -34,17 +34,17 @@ its weights, number by number, and how many channels change when it comes in by 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
-from budget_hits import commit, profiled, read, write
+from common import commit, profiled, read_lines, versions, write_lines
 from torch import nn
+from untrained import values_of
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -61,7 +61,7 @@ from profiler.backends.base import Backend  # noqa: E402
 from pruner.confidence import allocate_within  # noqa: E402
 from pruner.cost import macs_cost  # noqa: E402
 from pruner.decide import cut, decide  # noqa: E402
-from pruner.methods import Method, Problem, Values, open_method  # noqa: E402
+from pruner.methods import open_method  # noqa: E402
 from pruner.proof import Proof, backend_of, measure_pair  # noqa: E402
 from pruner.setting import Setting, kept_channels, prepare  # noqa: E402
 from pruner.surgery import remove  # noqa: E402
@@ -76,6 +76,24 @@ VARIANTS = {
 }
 # What Torch-Pruning made of one model, by variant and budget.
 Theirs = dict[tuple[str, float], Pruned]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a FLOPs budget: ``had`` are the lines that there are already, by pruner."""
+
+    model: str
+    weights: Path | None
+    table: Path
+    budget: float
+    budgets: list[float]
+    theirs: Theirs
+    had: Mapping[str, Mapping[str, Any]]
+
+    def setting(self, budget: str | None = None) -> Setting:
+        """Return the network with its table and ``budget``, by default that of multiply-accumulates."""
+        asked = budget or f"flops={self.budget}x"
+        return prepare(self.model, weights=self.weights, table=self.table, budget=asked)
 
 
 @dataclass(frozen=True)
@@ -99,8 +117,8 @@ def main() -> None:
     parser.add_argument("--agreement", action="store_true", help="compare channels instead of latencies")
     options = parser.parse_args()
     name = "torch_pruning_agreement.csv" if options.agreement else "torch_pruning_latency.csv"
-    lines = read(HERE / name)
-    done = {(line["model"], float(str(line["flops_budget"])), line["pruner"]) for line in lines}
+    lines = read_lines(HERE / name)
+    done = {(line["model"], float(line["flops_budget"]), line["pruner"]): line for line in lines}
     for model in options.models:
         table = profiled(model, options.work)
         weights = None if options.weights is None else options.weights / f"{model}_cifar10.safetensors"
@@ -108,40 +126,31 @@ def main() -> None:
         theirs: Theirs = {}
         budgets = sorted(options.budgets, reverse=True)
         for budget in budgets:
-            had = {pruner for m, b, pruner in done if (m, b) == (model, budget)}
+            had = {pruner: line for (m, b, pruner), line in done.items() if (m, b) == (model, budget)}
             making = agreements if options.agreement else latencies
-            for line in making(model, weights, table, budget, budgets, theirs, had):
+            for line in making(Case(model, weights, table, budget, budgets, theirs, had)):
                 line |= {
                     "weights": "trained" if weights else "random",
                     "commit": commit(),
-                    "versions": f"python {platform.python_version()} torch {version('torch')} "
-                    f"onnxruntime {version('onnxruntime')} torch-pruning {version('torch-pruning')}",
+                    "versions": versions("torch", "onnxruntime", "torch-pruning"),
                 }
                 lines.append(line)
-                write(HERE / name, lines)
+                write_lines(HERE / name, lines)
                 print({key: line[key] for key in list(line)[:9]}, flush=True)
 
 
-def latencies(
-    model: str,
-    weights: Path | None,
-    table: Path,
-    budget: float,
-    budgets: list[float],
-    theirs: Theirs,
-    had: set[object],
-) -> Iterator[dict[str, object]]:
-    """Yield a line for each pruner that ``had`` lacks."""
-    setting = prepare(model, weights=weights, table=table, budget=f"flops={budget}x")
+def latencies(case: Case) -> Iterator[dict[str, object]]:
+    """Yield a line for each pruner that there is none of yet."""
+    setting, budget = case.setting(), case.budget
     macs = macs_cost(setting.latency.network)
     parameters = sum(p.numel() for p in setting.module.parameters())
     rounds = SLOW_ROUNDS if setting.latency.full > SLOW_US else ROUNDS
     with backend_of(setting.table.environment) as backend:
 
-        def line(pruner: str, found: Result, seconds: float) -> dict[str, object]:
+        def line(pruner: str, found: Result, seconds: float) -> dict[str, Any]:
             proofs = [timed(backend, setting, found.module, rounds) for _ in range(2)]
             return {
-                "model": model,
+                "model": case.model,
                 "flops_budget": budget,
                 "pruner": pruner,
                 "asked": found.asked,
@@ -163,35 +172,35 @@ def latencies(
                 "device": setting.table.environment.device,
             }
 
-        local = None
+        theirs = case.had.get("tp local")
         for pruner in VARIANTS:
-            if pruner in had:
+            if pruner in case.had:
                 continue
             begin = time.monotonic()
-            theirs_now = by_torch_pruning(setting, pruner, budgets, theirs, budget)
-            counts = {name: len(channels) for name, channels in theirs_now.keep(setting.graph).items()}
-            found = Result(theirs_now.module, counts, setting.budgets)
+            pruned = by_torch_pruning(case, setting, pruner)
+            counts = {name: len(channels) for name, channels in pruned.keep(setting.graph).items()}
+            found = Result(pruned.module, counts, setting.budgets)
             made = line(pruner, found, time.monotonic() - begin)
             if pruner == "tp local":
-                local = min(float(str(made["measured"])), float(str(made["again"])))
+                theirs = made
             yield made
+        assert theirs is not None
+        local = min(float(theirs["measured"]), float(theirs["again"]))
         asked = {
             "gharial flops": f"flops={budget}x",
             "gharial flops, efficient counts": f"latency=1x,flops={budget}x",
             "gharial latency": f"latency={budget}x",
         }
-        if local is not None and local < 1:
+        if local < 1:
             asked["gharial latency as tp local"] = f"latency={local}x"
         for pruner, text in asked.items():
-            if pruner in had:
+            if pruner in case.had:
                 continue
             begin = time.monotonic()
             try:
-                found = by_gharial(
-                    prepare(model, weights=weights, table=table, budget=text), backend, text, rounds
-                )
+                found = by_gharial(case.setting(text), backend, text, rounds)
             except BudgetError as error:
-                print(f"{model} {pruner}: {error}", flush=True)
+                print(f"{case.model} {pruner}: {error}", flush=True)
                 continue
             yield line(pruner, found, time.monotonic() - begin)
 
@@ -203,22 +212,20 @@ def timed(backend: Backend, setting: Setting, small: nn.Module, rounds: int) -> 
     )
 
 
-def by_torch_pruning(
-    setting: Setting, variant: str, budgets: list[float], theirs: Theirs, budget: float
-) -> Pruned:
-    """Return what Torch-Pruning makes of ``budget``; one run gives the networks of all budgets."""
-    if (variant, budget) not in theirs:
+def by_torch_pruning(case: Case, setting: Setting, variant: str) -> Pruned:
+    """Return what Torch-Pruning makes of the budget; one run gives the networks of all budgets."""
+    if (variant, case.budget) not in case.theirs:
         everywhere, round_to = VARIANTS[variant]
         found = torch_pruning(
             setting.module,
             setting.graph,
             setting.cost,
-            budgets,
+            case.budgets,
             everywhere=everywhere,
             config=Config(round_to),
         )
-        theirs |= {(variant, asked): pruned for asked, pruned in zip(budgets, found, strict=True)}
-    return theirs[variant, budget]
+        case.theirs.update({(variant, asked): p for asked, p in zip(case.budgets, found, strict=True)})
+    return case.theirs[variant, case.budget]
 
 
 def by_gharial(setting: Setting, backend: Backend, text: str, rounds: int) -> Result:
@@ -234,39 +241,14 @@ def by_gharial(setting: Setting, backend: Backend, text: str, rounds: int) -> Re
     return Result(cut(setting, decision.plan), dict(decision.plan.counts(setting.graph)), text)
 
 
-def values_of(method: Method, setting: Setting) -> Values:
-    """Return what a method without data says of the channels."""
-    return method.values(
-        Problem(
-            model=setting.module,
-            graph=setting.graph,
-            cost=setting.cost,
-            budget=setting.budget,
-            ratio=setting.ratio,
-            splits=None,
-            epochs=0,
-            seed=0,
-            state_dir=Path(),
-        )
-    )
-
-
-def agreements(
-    model: str,
-    weights: Path | None,
-    table: Path,
-    budget: float,
-    budgets: list[float],
-    theirs: Theirs,
-    had: set[object],
-) -> Iterator[dict[str, object]]:
-    """Yield, for each variant that ``had`` lacks, how near the method's network is to Torch-Pruning's own."""
-    setting = prepare(model, weights=weights, table=table, budget=f"flops={budget}x")
+def agreements(case: Case) -> Iterator[dict[str, object]]:
+    """Yield, for each variant that there is none of yet, how near the method's network is to Torch-Pruning's own."""
+    setting = case.setting()
     for pruner, (everywhere, round_to) in VARIANTS.items():
-        if pruner in had:
+        if pruner in case.had:
             continue
         cost, config = setting.cost, Config(round_to)
-        pruned = by_torch_pruning(setting, pruner, budgets, theirs, budget)
+        pruned = by_torch_pruning(case, setting, pruner)
         keep = pruned.keep(setting.graph)
         ours = remove(setting.module, setting.graph, keep).state_dict()
         other = pruned.module.state_dict()
@@ -277,8 +259,8 @@ def agreements(
         kept = kept_channels(setting, values.channels, found.counts)
         both = {name: (set(keep[name]), set(kept[name])) for name in keep}
         yield {
-            "model": model,
-            "flops_budget": budget,
+            "model": case.model,
+            "flops_budget": case.budget,
             "pruner": pruner,
             "weights_equal": ours.keys() == other.keys()
             and all(

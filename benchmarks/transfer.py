@@ -13,12 +13,12 @@ known device's prediction; gradient boosting on the samples alone. Fitted regres
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import time
 from pathlib import Path
 
 import numpy as np
+from common import write_lines
 
 from latency_model.files import write_json
 from latency_model.regression.drift import added_us
@@ -177,10 +177,7 @@ def main() -> None:
                 " ".join(f"{name} {value:.3f}" for name, value in means.items()),
                 flush=True,
             )
-            with options.out.open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(lines)
+            write_lines(options.out, lines)
 
 
 if __name__ == "__main__":

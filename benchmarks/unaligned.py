@@ -11,15 +11,14 @@ machine that does nothing else.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 
-from budget_hits import MODELS, ROUNDS, profiled, values
+from budget_hits import MODELS, ROUNDS
+from common import commit, profiled, versions, write_lines
+from untrained import values_of
 
 from pruner.allocate import allocate
+from pruner.methods import open_method
 from pruner.proof import backend_of, measure_pair
 from pruner.setting import kept_channels, prepare
 from pruner.surgery import remove
@@ -42,21 +41,15 @@ def main() -> None:
         table = profiled(model, options.work)
         for budget in options.budgets:
             lines += cases(model, budget, table)
-            with (HERE / "unaligned.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(lines)
+            write_lines(HERE / "unaligned.csv", lines)
 
 
 def cases(model: str, budget: float, table: Path) -> list[dict[str, object]]:
     """Return a line for the chosen counts, and one for each that has less."""
     setting = prepare(model, weights=None, table=table, budget=f"latency={budget}x")
-    worth = values(setting)
+    worth = values_of(open_method("l1"), setting).channels
     limits = [(setting.cost, budget * setting.cost.full)]
     found = allocate(limits, worth, setting.blocks, floors=setting.floors)  # type: ignore[arg-type]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
-    )
     lines: list[dict[str, object]] = []
     with backend_of(setting.table.environment) as backend:
         for less in LESS:
@@ -77,9 +70,8 @@ def cases(model: str, budget: float, table: Path) -> list[dict[str, object]]:
                     if lines
                     else 1.0,
                     "device": setting.table.environment.device,
-                    "commit": commit.stdout.strip(),
-                    "versions": f"python {platform.python_version()} torch {version('torch')} "
-                    f"onnxruntime {version('onnxruntime')}",
+                    "commit": commit(),
+                    "versions": versions("torch", "onnxruntime"),
                 }
             )
             print({name: lines[-1][name] for name in list(lines[-1])[:6]}, flush=True)

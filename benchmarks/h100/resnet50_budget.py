@@ -17,72 +17,50 @@ on the device times the original and the network of each plan in turns, through 
 with, and says whether their ratio is within 2 % of the budget (``measured.csv``). With --decide and the tables in
 --work, it first lets the device correct the allocation, as ``gharial prune`` does, at most four networks in all.
 
-How the table is made: a row is a convolution with the kernels that run after it (bias, addition, activation), each
-corrected as measured networks ask for; the transpose of the image and the offset of a whole network are in the row of
-the stem, so that the rows of a network sum to the model's estimate of it. Counts go in steps of a 32nd of the widest
-side, 8 at least, from an eighth of it up.
+How the table is made is said in ``predicted_table.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import platform
-import subprocess
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
+from predicted_table import LAYOUT, Case, case, grid, predicted_table, row
 from torch import nn
 
-from latency_model.columns import ConvColumns
 from latency_model.harvest import harvest
 from latency_model.measurement import Measurement
 from latency_model.model import LatencyModel
-from latency_model.network import Channels, NetworkCost, OpSite, Site
-from latency_model.networks.kernels import Kernel, kernels_of
-from latency_model.ops import OpShape
-from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
-from latency_model.zoo import LoadedModel, load_model
 from profiler.backends.base import Backend
 from profiler.onnx_export import export_onnx
 from pruner.allocate import Allocation
 from pruner.budget import Budget
 from pruner.cost import latency_cost, macs_cost
 from pruner.decide import Decision, cut, decide
-from pruner.graph import ChannelGraph, trace
-from pruner.methods import Problem, open_method
+from pruner.methods import open_method
 from pruner.plan import Plan
 from pruner.proof import Proof
-from pruner.setting import FLOOR, Setting
+from pruner.setting import Setting
 from pruner.surgery import apply
+
+sys.path.append(str(Path(__file__).parents[2]))  # the repository's root
+
+from benchmarks.common import commit, versions, write_lines
+from benchmarks.untrained import values_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "resnet50_budget"
 NAME, FAMILY = "torchvision:resnet50", "resnet-bottleneck"
-LAYOUT = "nhwc"  # what the rows and networks of the model were measured in
 BAR = 0.02
 # What may go: channels and whole blocks, as gharial prune decides, or channels alone.
 REMOVES = ("any", "channels")
 _FUZZ = 1e-9
-
-
-@dataclass(frozen=True)
-class Case:
-    """One network at one batch and precision: what is known before any budget."""
-
-    loaded: LoadedModel
-    module: nn.Module
-    graph: ChannelGraph
-    network: NetworkCost
-    batch: int
-    precision: str
 
 
 def main() -> None:
@@ -112,95 +90,6 @@ def main() -> None:
         predict(given)
 
 
-def case(batch: int, precision: str) -> Case:
-    """Return the network with its channel groups."""
-    loaded = load_model(NAME, seed=0)
-    assert loaded.module is not None
-    graph = trace(loaded.module, torch.zeros(2, *loaded.input_shape))
-    network = harvest(loaded, batch=batch, precision=precision).regroup(graph.axes(), graph.sizes())
-    return Case(loaded, loaded.module, graph, network, batch, precision)
-
-
-# The table
-
-
-def grid(size: int) -> list[int]:
-    """Return the counts of a side of ``size`` channels."""
-    step = max(8, size // 32)
-    least = max(step, round(FLOOR * size) // step * step)
-    return sorted({*range(least, size + 1, step), size})
-
-
-def alone(site: Site, shape: ConvShape) -> NetworkCost:
-    """Return a network of one convolution, for the kernels that run with it."""
-    inputs = Channels(terms=(("in", 1),)) if site.inputs.terms else Channels(shape.in_channels)
-    groups = {"in": shape.in_channels, "out": shape.out_channels}
-    shape = replace(shape, layout=LAYOUT)
-    return NetworkCost(site.name, (Site(site.name, shape, inputs, Channels(terms=(("out", 1),))),), groups)
-
-
-def corrected(model: LatencyModel, kernels: list[Kernel], conv_us: float = 0.0) -> float:
-    """Return the share of ``kernels`` in a network, the convolution among them at ``conv_us``."""
-    assert model.prices is not None
-    glue = sum(model.prices.glue.price(k).latency_us for k in kernels if k.kind != "conv")
-    return model.prices.correction.operator_us(None, glue + conv_us, kernels=len(kernels))
-
-
-def row(latency: float, low: float, high: float, source: str) -> Measurement:
-    flags = () if source == "measured" else (source,)
-    note = "a convolution and what follows it, predicted from rows and networks of a probe"
-    return Measurement(
-        latency, low, high, low, latency, latency, high, low, 1, "given", flags=flags, note=note
-    )
-
-
-def predicted_table(model: LatencyModel, found: Case) -> LatencyTable:
-    """Return the table of everything that ``found`` may run at the counts of the grids."""
-    assert model.prices is not None
-    shapes: dict[ConvShape, Site] = {}
-    for site in found.network.sites:
-        ins = grid(site.shape.in_channels) if site.inputs.terms else [site.shape.in_channels]
-        for a in ins:
-            for b in grid(site.shape.out_channels):
-                shapes.setdefault(site.shape.with_channels(a, b), site)
-    plain = [replace(shape, pattern="conv", layout=LAYOUT) for shape in shapes]
-    latency, low, high, sources = model.convs.exact(ConvColumns.of(plain), confidence=0.9, for_sums=True)
-    rows: dict[ConvShape, Measurement] = {}
-    glue: dict[tuple[str, tuple[int, ...], int], list[Kernel]] = {}
-    ends = zip(latency.tolist(), low.tolist(), high.tolist(), sources, strict=True)
-    for (shape, site), (us, bottom, top, source) in zip(shapes.items(), ends, strict=True):
-        key = (
-            shape.pattern,
-            (shape.out_height, shape.in_channels * (not site.inputs.terms)),
-            shape.out_channels,
-        )
-        if key not in glue:
-            glue[key] = list(kernels_of(alone(site, shape)))
-        # The stem always runs: what a network costs once is in its row.
-        once = 0.0 if site.inputs.terms else model.prices.correction.offset_us
-        values = [once + corrected(model, glue[key], value) for value in (us, bottom, top)]
-        rows[shape] = row(values[0], values[1], values[2], source)
-    ops: dict[OpShape, Measurement] = {}
-    for op in found.network.ops:
-        for shape, us in operator_prices(model, found.network, op).items():
-            ops[shape] = row(us, us, us, "regressed")
-    return LatencyTable(model.table.environment, rows, ops=ops)
-
-
-def operator_prices(model: LatencyModel, network: NetworkCost, op: OpSite) -> dict[OpShape, float]:
-    """Return the price of an operator at every count of the group that sizes it."""
-    groups = {name for axis in op.axes for name, _ in axis.channels.terms}
-    counts = [{name: count} for name in groups for count in grid(network.groups[name])] or [{}]
-    found = {}
-    for some in counts:
-        full = network.counts(some)
-        shape = op.at(full)
-        if shape is not None:
-            alike = NetworkCost(op.name, (), network.groups, ops=(op,))
-            found[shape] = corrected(model, list(kernels_of(alike, counts=full)))
-    return found
-
-
 # The decision
 
 
@@ -217,21 +106,6 @@ def setting_of(found: Case, table: LatencyTable, budget: str, origin: str) -> Se
         batch=found.batch,
         model=fitted,
     )
-
-
-def values_of(setting: Setting) -> dict[str, np.ndarray]:
-    problem = Problem(
-        model=setting.module,
-        graph=setting.graph,
-        cost=setting.cost,
-        budget=setting.budget,
-        ratio=setting.ratio,
-        splits=None,
-        epochs=0,
-        seed=0,
-        state_dir=Path(),
-    )
-    return dict(open_method("l1").values(problem).channels)
 
 
 def estimated(model: LatencyModel, found: Case, module: nn.Module) -> Measurement:
@@ -280,7 +154,7 @@ def predict(given: argparse.Namespace) -> None:
     lines: list[dict[str, object]] = []
     for batch in given.batches:
         start = time.monotonic()
-        found = case(batch, given.precision)
+        found = case(NAME, batch, given.precision)
         path = given.work / f"table_batch{batch}.parquet"
         predicted_table(model, found).save(path)
         table = LatencyTable.load(path)
@@ -325,10 +199,10 @@ def predict(given: argparse.Namespace) -> None:
         "cases": report,
         "seconds": round(time.monotonic() - begin, 1),
         "commit": commit(),
-        "versions": f"python {platform.python_version()} torch {version('torch')}",
+        "versions": versions("torch"),
     }
     (given.plans / "budget.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    write(given.plans / "counts.csv", lines)
+    write_lines(given.plans / "counts.csv", lines)
 
 
 def decided(
@@ -344,7 +218,9 @@ def decided(
 
     limited = removing(found, what)
     setting = setting_of(limited, LatencyTable.load(table), budget, str(table))
-    return decide(setting, values_of(setting), guessed, method="l1", seed=0), tried
+    return decide(
+        setting, values_of(open_method("l1"), setting).channels, guessed, method="l1", seed=0
+    ), tried
 
 
 def removing(found: Case, what: str) -> Case:
@@ -395,10 +271,10 @@ def measure(given: argparse.Namespace) -> None:
     lines: list[dict[str, object]] = []
     with open_backend("onnxruntime", device="cuda:0", precision=given.precision) as backend:
         for batch in given.batches:
-            found = case(batch, given.precision)
+            found = case(NAME, batch, given.precision)
             for what in REMOVES:
                 lines += measured(given, backend, found, what)
-                write(given.out / ("measured_corrected.csv" if given.decide else "measured.csv"), lines)
+                write_lines(given.out / ("measured_corrected.csv" if given.decide else "measured.csv"), lines)
 
 
 def measured(given: argparse.Namespace, backend: Backend, found: Case, what: str) -> list[dict[str, object]]:
@@ -415,7 +291,9 @@ def measured(given: argparse.Namespace, backend: Backend, found: Case, what: str
     if given.decide:
         path = given.work / f"table_batch{found.batch}.parquet"
         setting = setting_of(removing(found, what), LatencyTable.load(path), given.budget, str(path))
-        plan = decide(setting, values_of(setting), timed, method="l1", seed=0).plan
+        plan = decide(
+            setting, values_of(open_method("l1"), setting).channels, timed, method="l1", seed=0
+        ).plan
         plan.save(given.out / f"plan_batch{found.batch}_{what}_corrected.json")
     else:
         plan = Plan.load(given.plans / f"plan_batch{found.batch}_{what}.json")
@@ -441,18 +319,6 @@ def measured(given: argparse.Namespace, backend: Backend, found: Case, what: str
         )
         print(lines[-1], flush=True)
     return lines
-
-
-def commit() -> str:
-    asked = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False, cwd=HERE).stdout.strip()
-
-
-def write(path: Path, lines: list[dict[str, object]] | list[Mapping[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(lines)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import argparse
 import csv
 import importlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,10 @@ from latency_model.ops import Config, parse_config
 from latency_model.shapes import ConvShape
 from latency_model.table import LatencyTable
 from profiler.journal import Journal, journal_path
+
+sys.path.append(str(Path(__file__).parents[2]))  # the repository's root
+
+from benchmarks.common import write_lines
 
 HERE = Path(__file__).parent
 _FOLDS = 5
@@ -247,10 +252,7 @@ def main() -> None:
             summary[f"{source}, networks, {reference}"] = found
     _print_repeats(options.table.parent / "readings.csv", table, summary)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    with (options.out / "results.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_lines(options.out / "results.csv", lines)
 
 
 def judge_networks(

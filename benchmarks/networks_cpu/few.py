@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from latency_model.correction import fit_correction
 from latency_model.corrections import Caches, TimedNetwork
 from latency_model.corrections.fit import _row, _solve
 from latency_model.shapes import ConvShape
+
+sys.path.append(str(Path(__file__).parents[2]))  # the repository's root
+
+from benchmarks.common import write_lines
 
 _CHOICES = 300
 _OTHERS = ((1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 2), (5, 5), (8, 4), (12, 12))
@@ -76,10 +81,7 @@ def main() -> None:
         networks = networks_of(table, facts, prices, measured)
         families = np.array([network.family for network in networks])
         lines += [{"rows": rows, **line} for line in judge(networks, families)]
-    with (options.out / "few.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_lines(options.out / "few.csv", lines)
     for line in lines:
         print(line)
 

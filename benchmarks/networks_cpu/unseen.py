@@ -9,7 +9,7 @@ reading of the same rows is from the first, which no prediction can beat.
 
 from __future__ import annotations
 
-import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,10 @@ from sklearn.model_selection import KFold
 from latency_model.columns import ConvColumns
 from latency_model.regression.regressor import RowRegressor
 from latency_model.table import LatencyTable
+
+sys.path.append(str(Path(__file__).parents[2]))  # the repository's root
+
+from benchmarks.common import commit
 
 HERE = Path(__file__).parent
 
@@ -72,10 +76,7 @@ def main() -> None:
     texts = rows.readings_us[~rows.config.str.startswith("op ")]
     readings = np.array([[float(us) for us in text.split(";")[:2]] for text in texts if ";" in text])
     lines.append(judged("second reading against the first", readings[:, 1], readings[:, 0]))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
-    ).stdout.strip()
-    frame = pd.DataFrame(lines).assign(commit=commit)
+    frame = pd.DataFrame(lines).assign(commit=commit())
     print(frame.to_string(index=False))
     frame.to_csv(HERE / "unseen.csv", index=False)
 

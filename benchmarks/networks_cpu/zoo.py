@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torchvision
@@ -21,7 +23,11 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from pruner.graph import ChannelGraph, trace
 from pruner.surgery import remove
 
-__all__ = ["FAMILIES", "Family", "Wanted", "biased", "build", "wanted"]
+sys.path.append(str(Path(__file__).parents[2]))  # the repository's root
+
+from benchmarks.untrained import biased
+
+__all__ = ["FAMILIES", "Family", "Wanted", "build", "wanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +145,3 @@ def build(network: Wanted) -> nn.Module:
 def _graph(family: str, maker: int) -> ChannelGraph:
     """Return the channel graph of a model, which does not depend on the size of the image."""
     return trace(FAMILIES[family].makers[maker]().eval(), torch.randn(2, 3, 64, 64))
-
-
-def biased(module: nn.Module) -> nn.Module:
-    """Give norms random values: the exporter drops a bias that is all zeros, and the row would have one."""
-    generator = torch.Generator().manual_seed(0)
-    for part in module.modules():
-        for name in ("running_mean", "bias"):
-            tensor = getattr(part, name, None)
-            if isinstance(tensor, torch.Tensor):
-                tensor.data.normal_(generator=generator)
-    return module.eval()
