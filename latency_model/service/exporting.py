@@ -1,4 +1,7 @@
-"""The rows of an environment as CSV, Parquet or JSON, made while they are sent: as ``gharial tables export`` does."""
+"""The rows of an environment as CSV, Parquet or JSON, made while they are sent.
+
+Columns and values are those of ``gharial tables export``, the order is the store's.
+"""
 
 from __future__ import annotations
 

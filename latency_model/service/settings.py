@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """How often the database is asked whether tables changed."""
     lease_s: float = Field(default=60.0, gt=0)
     """How long a worker keeps a job without a heartbeat."""
+    keep_models_s: float = Field(default=7 * 86400.0, ge=0)
+    """How long the model of a job is kept after the job ended."""
 
     log_json: bool = True
     log_level: str = "INFO"

@@ -36,7 +36,7 @@ from latency_model.service.metrics import Metrics
 from latency_model.service.settings import Settings
 from latency_model.service.state import Service
 from latency_model.service.store.database import Database, open_database
-from latency_model.service.store.jobs.leasing import sweep
+from latency_model.service.store.jobs import drop_models, sweep
 from latency_model.service.store.tokens import TokenBook
 
 __all__ = ["ROUTERS", "create_app"]
@@ -128,12 +128,14 @@ def _service(settings: Settings, database: Database) -> Service:
 
 
 async def _upkeep(service: Service) -> None:
-    """Note when tokens were used, and end jobs whose last worker is gone: no other worker may ever ask for them."""
+    """Note when tokens were used, end jobs whose last worker is gone (no other worker may ever ask), drop models."""
     while True:
         await asyncio.sleep(_UPKEEP_S)
         try:
             await run_in_threadpool(service.tokens.flush)
             await run_in_threadpool(sweep, service.database, now=time.time())
+            keep_s = service.settings.keep_models_s
+            await run_in_threadpool(drop_models, service.database, now=time.time(), keep_s=keep_s)
         except Exception:  # the database may be away; the next time does it all
             _log.exception("could not tend tokens and jobs")
 

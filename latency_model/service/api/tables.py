@@ -59,7 +59,8 @@ def rows(
 ) -> Response:
     """Return convolutions and operators with all that is known of them, a column a property, as they are read.
 
-    The same as ``gharial tables export``; networks and failures are in JSON only.
+    Columns and values are those of ``gharial tables export``, the order is the store's; networks and failures are in
+    JSON only.
     """
     info = service.catalog.of(key).info
     if format == "csv":

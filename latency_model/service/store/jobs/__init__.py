@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from latency_model.service.store.jobs.cancelling import cancel
 from latency_model.service.store.jobs.errors import JobConflictError, LeaseLostError, UnknownJobError
+from latency_model.service.store.jobs.forgetting import drop_models
 from latency_model.service.store.jobs.holding import Lease
 from latency_model.service.store.jobs.leasing import heartbeat, lease_job, sweep
 from latency_model.service.store.jobs.outcome import clean
@@ -40,6 +41,7 @@ __all__ = [
     "complete",
     "configs_request",
     "count_jobs",
+    "drop_models",
     "fail",
     "get_job",
     "give_back",

@@ -17,7 +17,7 @@ from latency_model.service.store.jobs.requests import JobRequest, Model
 from latency_model.service.store.jobs.states import Job
 from latency_model.service.store.schema import blobs, job_items, jobs
 
-__all__ = ["submit"]
+__all__ = ["one_submission", "submit"]
 
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 _LOCK = 0x676A6F62  # any number that nothing else in the database locks
@@ -42,7 +42,7 @@ def submit(
     key = None if idempotency_key is None else f"{created_by or ''}/{idempotency_key}"
     digest = request.digest
     with database.write() as connection:
-        _one_at_a_time(connection)
+        one_submission(connection)
         if key is not None:
             before = connection.execute(select(jobs).where(jobs.c.idempotency_key == key)).mappings().first()
             if before is not None:
@@ -59,8 +59,8 @@ def submit(
         return job_of(connection, row), True
 
 
-def _one_at_a_time(connection: Connection) -> None:
-    """Let submissions wait for each other, so that positions and idempotency keys are taken once."""
+def one_submission(connection: Connection) -> None:
+    """Let whoever calls this wait for each other, so that positions and idempotency keys are taken once."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
     # A SQLite transaction that writes is the only one anyway.
