@@ -23,6 +23,7 @@ from pruner.pipeline import PruneRequest, prune
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of
 from pruner.report import load_report
+from pruner.stages import deciding, learning, recovering
 from pruner.training.state import load_tensors
 
 
@@ -164,7 +165,8 @@ def test_training_and_weighing_run_on_the_gpu_and_all_else_on_the_cpu(ready, tmp
         pipeline, "choose", lambda text: torch.device("cuda") if text == "auto" else pytest.fail(text)
     )
     monkeypatch.setattr(pipeline, "require_run", lambda *_, **__: None)
-    monkeypatch.setattr(pipeline, "on", places.on)
+    for stage in (learning, deciding, recovering):
+        monkeypatch.setattr(stage, "on", places.on)
     monkeypatch.setattr(pruner.summary, "on", places.on)
     monkeypatch.setattr(pruner.summary, "described", lambda device: f"the {device.type} of a test")
 
@@ -179,9 +181,9 @@ def test_training_and_weighing_run_on_the_gpu_and_all_else_on_the_cpu(ready, tmp
 
     heavy = {"there": True}
     places.watch(monkeypatch, pruner.methods.gator, "fit", student_and_teacher, **heavy)
-    places.watch(monkeypatch, pipeline, "fit", student_and_teacher, **heavy)
-    places.watch(monkeypatch, pipeline, "measure_losses", first, **heavy)
-    places.watch(monkeypatch, pipeline, "recalibrate", first, **heavy)
+    places.watch(monkeypatch, recovering, "fit", student_and_teacher, **heavy)
+    places.watch(monkeypatch, deciding, "measure_losses", first, **heavy)
+    places.watch(monkeypatch, recovering, "recalibrate", first, **heavy)
     places.watch(monkeypatch, pruner.summary, "evaluate", first, **heavy)
     places.watch(monkeypatch, pipeline, "measure_pair", pair, there=False)
     places.watch(monkeypatch, pruner.decide, "check", first, there=False)
@@ -219,7 +221,7 @@ def test_a_run_goes_on_on_another_device_with_the_bits_it_began_with(ready, tmp_
     out = tmp_path / "run"
     whole = prune(ready(finetune_epochs=2, method="l1", epochs=0), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        real = pipeline.fit
+        real = recovering.fit
 
         def stopped(*arguments, **options):
             def stop(record):
@@ -228,7 +230,7 @@ def test_a_run_goes_on_on_another_device_with_the_bits_it_began_with(ready, tmp_
 
             return real(*arguments, **options, on_epoch=stop)
 
-        patch.setattr(pipeline, "fit", stopped)
+        patch.setattr(recovering, "fit", stopped)
         with pytest.raises(StoppedError):
             prune(ready(finetune_epochs=2, method="l1", epochs=0), out)
     run = json.loads((out / "run.json").read_text())
@@ -236,13 +238,13 @@ def test_a_run_goes_on_on_another_device_with_the_bits_it_began_with(ready, tmp_
     # A run of before there was a precision goes on too.
     del run["request"]["precision"]
     (out / "run.json").write_text(json.dumps(run))
-    real_recalibrate = pipeline.recalibrate
+    real_recalibrate = recovering.recalibrate
 
     def rounded(model, *arguments, **options):
         real_recalibrate(model, *arguments, **options)
         model.bn1.running_mean.mul_(1 + 1e-6)
 
-    monkeypatch.setattr(pipeline, "recalibrate", rounded)
+    monkeypatch.setattr(recovering, "recalibrate", rounded)
     monkeypatch.setattr(pipeline, "choose", lambda text: torch.device("cpu"))
     report = prune(ready(finetune_epochs=2, method="l1", epochs=0, device="cuda:7"), out)
     assert report.accuracy_after == whole.accuracy_after
