@@ -29,7 +29,9 @@ from pruner.stages.deciding import PLAN
 from pruner.summary import finish
 from pruner.training.device import choose, require_run
 from pruner.training.fabric import open_processes
+from pruner.training.reset import reset
 from pruner.training.tensorboard import TensorBoard
+from pruner.values_file import transferred
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +87,10 @@ def prune(
         precision=request.precision,
         seed=request.seed,
     )
+    if request.transfer_from is not None:
+        transferred(Path(request.transfer_from), setting.graph)
+    if request.recovery == "scratch":
+        reset(copy.deepcopy(setting.module), seed=0)
     splits = load_data(request.data, seed=request.seed, workers=workers)
     splits.expect_classes(setting.loaded.classes, model=setting.loaded.name)
     processes = open_processes(device.type)

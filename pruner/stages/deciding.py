@@ -39,8 +39,8 @@ def decided(
     """Return the plan and its notes; decided once and kept, so that a resumed run cuts the same network."""
     kept, progress = out / PLAN, stages.progress
     if not kept.is_file():
-        losses = None
-        if values.shares is None:
+        losses = values.losses(setting.choices) if request.weigh == "losses" else None
+        if losses is None and values.shares is None and request.weigh == "losses":
             images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
             with on(stages.device, setting.module):
                 losses = measure_losses(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pruner.methods import Method, Problem, Values
 from pruner.training.device import on
+from pruner.values_file import VALUES, save_values, transferred
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +29,28 @@ def learn(
     out: Path,
     stages: Stages,
 ) -> Values:
-    """Return what the channels are worth to ``method``, which may train the setting's module."""
+    """Return what the channels are worth to ``method``, which may train the setting's module, and keep it in ``out``.
+
+    With ``request.transfer_from`` it is what another run found, and nothing is trained.
+    """
+    if request.transfer_from is not None:
+        values = transferred(Path(request.transfer_from), setting.graph)
+    else:
+        values = _found(request, method, setting, original, splits, out, stages)
+    if stages.processes.first:
+        save_values(values, out / VALUES)
+    return values
+
+
+def _found(
+    request: PruneRequest,
+    method: Method,
+    setting: Setting,
+    original: nn.Module,
+    splits: Splits,
+    out: Path,
+    stages: Stages,
+) -> Values:
     cost = setting.cost
     problem = Problem(
         model=setting.module,

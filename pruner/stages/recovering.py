@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pruner.training import fit, recalibrate
 from pruner.training.device import on
+from pruner.training.reset import reset
 from pruner.training.state import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -30,9 +31,13 @@ def recover(
     out: Path,
     stages: Stages,
 ) -> None:
-    """Re-estimate batch-norm statistics, then fine-tune with the original network as teacher."""
+    """Re-estimate batch-norm statistics, then fine-tune with the original network as teacher; or start from scratch."""
+    scratch = request.recovery == "scratch"
+    if scratch:
+        reset(small, seed=request.seed)
     with on(stages.device, small, original):
-        _recalibrate(request, small, splits, out, stages)
+        if not scratch:
+            _recalibrate(request, small, splits, out, stages)
         fit(
             small,
             splits,
@@ -40,14 +45,14 @@ def recover(
             lr=lr,
             batch_size=request.batch_size,
             seed=request.seed,
-            teacher=original,
+            teacher=None if scratch else original,
             amp=request.amp,
             clip_norm=request.clip_norm,
             ema=request.ema,
             state_dir=out / "recover",
             callbacks=stages.logs("recover"),
             progress=stages.progress,
-            description="recovering accuracy",
+            description="training from scratch" if scratch else "recovering accuracy",
             processes=stages.processes,
         )
 
