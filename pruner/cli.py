@@ -61,8 +61,28 @@ def prune(
             "--set", metavar="NAME=VALUE", help="A setting of the method; see gharial methods --json."
         ),
     ] = None,
+    weigh: Annotated[
+        str,
+        typer.Option(
+            help="What groups of channels are weighed by: losses, measured on training images, or the method's own "
+            "values alone."
+        ),
+    ] = "losses",
+    transfer_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the channels' worth from this run of the same architecture, on other data say; nothing is "
+            "learned then."
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of a method that learns.")] = 3,
     finetune_epochs: Annotated[int, typer.Option(min=0, help="Epochs of recovery after the cut.")] = 3,
+    recovery: Annotated[
+        str,
+        typer.Option(
+            help="finetune what the cut left, taught by the original, or train the architecture from scratch."
+        ),
+    ] = "finetune",
     batch: Annotated[
         int | None, typer.Option(help="Batch to time with; the table's smallest if not given.")
     ] = None,
@@ -85,7 +105,8 @@ def prune(
     finetune_lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate of recovery; if not given 0.02, after a method that trains half of --lr."
+            help="Learning rate of recovery; if not given 0.02, after a method that trains half of --lr, from scratch "
+            "0.1."
         ),
     ] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Train in mixed precision.")] = False,
@@ -146,6 +167,9 @@ def prune(
         ema=ema,
         seed=seed,
         options=tuple(settings or ()),
+        weigh=weigh,
+        recovery=recovery,
+        transfer_from=str(transfer_from) if transfer_from else None,
     )
     rows = None if server is None else served_table(server, environment, out, restart=restart)
     report = run(

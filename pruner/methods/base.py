@@ -65,19 +65,32 @@ class Problem:
 class Values:
     """What channels are worth: per group one non-negative number per channel, the larger the dearer.
 
-    Values rank channels within a group. Across groups the allocator maximises their sum over kept channels,
-    unless it can weigh groups by the loss itself. ``open_counts`` says how many channels of a group the model
-    was left to work with (all, where not named).
+    Values rank channels within a group. Across groups the allocator minimises the rise of the loss, which is measured
+    on training images, or maximises the sum of the values where the user wants it so (``--weigh values``).
+    ``open_counts`` says how many channels of a group the model was left to work with (all, where not named).
 
-    ``shares`` is for a method that decides on the counts itself: per group (every group is named) how much of
-    it to keep, up to one common factor. The budget then sets the factor and nothing else is weighed; see
-    ``pruner.shares``.
+    ``curves`` is for a method that knows what a count costs: per group (every group is named) ``size + 1`` numbers,
+    the harm of keeping 0, 1, … channels, none rising with the count. They are added up over the groups, in place of
+    measured losses.
+
+    ``shares`` is for a method that decides on the counts itself: per group (every group is named) how much of it to
+    keep, up to one common factor. The budget then sets the factor and nothing else is weighed; see ``pruner.shares``.
     """
 
     channels: Mapping[str, np.ndarray]
     open_counts: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, float] | None = None
+    curves: Mapping[str, np.ndarray] | None = None
+
+    def losses(self, choices: Mapping[str, Sequence[int]]) -> dict[str, dict[int, float]] | None:
+        """Return the harm of the counts that are considered, above that of all channels; None without ``curves``."""
+        if self.curves is None:
+            return None
+        return {
+            name: {count: float(self.curves[name][count] - self.curves[name][-1]) for count in counts}
+            for name, counts in choices.items()
+        }
 
     def check(self, graph: ChannelGraph, *, method: str) -> Values:
         """Return these values; ``InputError`` names the first group that ``method`` gave no usable values for."""
@@ -90,6 +103,17 @@ class Values:
                 )
             if self.shares is not None and not 0 < self.shares.get(name, 0.0) < math.inf:
                 raise InputError(f"the method {method} must give a share above 0 for the group {name}")
+            if self.curves is not None:
+                curve = np.asarray(self.curves.get(name, ()))
+                if (
+                    curve.shape != (group.size + 1,)
+                    or not np.isfinite(curve).all()
+                    or (np.diff(curve) > 0).any()
+                ):
+                    raise InputError(
+                        f"the method {method} must give {group.size + 1} finite numbers that never rise as the curve "
+                        f"of the group {name}"
+                    )
         return self
 
 

@@ -66,7 +66,7 @@ def finished(quick, tmp_path_factory):
     rows, measured = len(LatencyTable.load(out / "table.parquet")), quick.measured
     assert rows <= measured <= rows + 2  # the sentinel
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pruner.pipeline._recover", interrupt)
+        patch.setattr("pruner.pipeline.recover", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_demo(out, budget=BUDGET, seed=0)
         seconds.append(recorded(out)["seconds"])

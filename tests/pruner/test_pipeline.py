@@ -17,12 +17,13 @@ from latency_model.zoo import LoadedModel
 from profiler.backends.fake import FakeDevice
 from profiler.plan import plan
 from pruner.data import load_data
-from pruner.methods import open_method
+from pruner.methods import Values, open_method
 from pruner.oracle import check
 from pruner.pipeline import PruneRequest, prune
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of
 from pruner.report import load_report
+from pruner.stages import deciding, learning, recovering
 from pruner.training.state import load_tensors
 
 
@@ -164,7 +165,8 @@ def test_training_and_weighing_run_on_the_gpu_and_all_else_on_the_cpu(ready, tmp
         pipeline, "choose", lambda text: torch.device("cuda") if text == "auto" else pytest.fail(text)
     )
     monkeypatch.setattr(pipeline, "require_run", lambda *_, **__: None)
-    monkeypatch.setattr(pipeline, "on", places.on)
+    for stage in (learning, deciding, recovering):
+        monkeypatch.setattr(stage, "on", places.on)
     monkeypatch.setattr(pruner.summary, "on", places.on)
     monkeypatch.setattr(pruner.summary, "described", lambda device: f"the {device.type} of a test")
 
@@ -179,9 +181,9 @@ def test_training_and_weighing_run_on_the_gpu_and_all_else_on_the_cpu(ready, tmp
 
     heavy = {"there": True}
     places.watch(monkeypatch, pruner.methods.gator, "fit", student_and_teacher, **heavy)
-    places.watch(monkeypatch, pipeline, "fit", student_and_teacher, **heavy)
-    places.watch(monkeypatch, pipeline, "measure_losses", first, **heavy)
-    places.watch(monkeypatch, pipeline, "recalibrate", first, **heavy)
+    places.watch(monkeypatch, recovering, "fit", student_and_teacher, **heavy)
+    places.watch(monkeypatch, deciding, "measure_losses", first, **heavy)
+    places.watch(monkeypatch, recovering, "recalibrate", first, **heavy)
     places.watch(monkeypatch, pruner.summary, "evaluate", first, **heavy)
     places.watch(monkeypatch, pipeline, "measure_pair", pair, there=False)
     places.watch(monkeypatch, pruner.decide, "check", first, there=False)
@@ -219,7 +221,7 @@ def test_a_run_goes_on_on_another_device_with_the_bits_it_began_with(ready, tmp_
     out = tmp_path / "run"
     whole = prune(ready(finetune_epochs=2, method="l1", epochs=0), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        real = pipeline.fit
+        real = recovering.fit
 
         def stopped(*arguments, **options):
             def stop(record):
@@ -228,7 +230,7 @@ def test_a_run_goes_on_on_another_device_with_the_bits_it_began_with(ready, tmp_
 
             return real(*arguments, **options, on_epoch=stop)
 
-        patch.setattr(pipeline, "fit", stopped)
+        patch.setattr(recovering, "fit", stopped)
         with pytest.raises(StoppedError):
             prune(ready(finetune_epochs=2, method="l1", epochs=0), out)
     run = json.loads((out / "run.json").read_text())
@@ -236,13 +238,13 @@ def test_a_run_goes_on_on_another_device_with_the_bits_it_began_with(ready, tmp_
     # A run of before there was a precision goes on too.
     del run["request"]["precision"]
     (out / "run.json").write_text(json.dumps(run))
-    real_recalibrate = pipeline.recalibrate
+    real_recalibrate = recovering.recalibrate
 
     def rounded(model, *arguments, **options):
         real_recalibrate(model, *arguments, **options)
         model.bn1.running_mean.mul_(1 + 1e-6)
 
-    monkeypatch.setattr(pipeline, "recalibrate", rounded)
+    monkeypatch.setattr(recovering, "recalibrate", rounded)
     monkeypatch.setattr(pipeline, "choose", lambda text: torch.device("cpu"))
     report = prune(ready(finetune_epochs=2, method="l1", epochs=0, device="cuda:7"), out)
     assert report.accuracy_after == whole.accuracy_after
@@ -276,3 +278,85 @@ def test_recovery_begins_low_where_the_method_has_trained():
     assert request.recovery_lr(open_method("l1")) == 0.02
     told = PruneRequest(model="net", table="table", budget="latency=0.5x", data="digits", finetune_lr=0.1)
     assert told.recovery_lr(open_method("gator")) == told.recovery_lr(open_method("l1")) == 0.1
+
+
+class Counted:
+    """A method that counts how often it is asked, and ranks channels by their number."""
+
+    name, paper, needs_data, trains = "counted", "", False, True
+    asked = 0
+
+    def values(self, problem):
+        type(self).asked += 1
+        return Values({name: np.arange(float(group.size)) for name, group in problem.graph.groups.items()})
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    monkeypatch.setattr(Counted, "asked", 0)
+    monkeypatch.setattr(pipeline, "open_method", lambda name, options: Counted())
+    row = FakeDevice().measure(ConvShape(1, 8, 8, 8, 8), run_id="test")
+    monkeypatch.setattr(pipeline, "measure_pair", lambda *_, **__: Proof(row, row))
+    monkeypatch.setattr("pruner.summary.export_onnx", lambda *_, **__: b"")
+    return Counted
+
+
+def test_values_are_taken_over_from_another_run(ready, tmp_path, counted):
+    prune(ready(finetune_epochs=0, method="m", seed=1), tmp_path / "first")
+    assert counted.asked == 1
+    request = ready(finetune_epochs=0, transfer_from=str(tmp_path / "first"))
+    assert request.recovery_lr(Counted()) == 0.02  # nothing has been trained
+    prune(request, tmp_path / "second")
+    assert counted.asked == 1
+    plans = [Plan.load(tmp_path / name / "plan.json") for name in ("first", "second")]
+    assert plans[0].removed == plans[1].removed
+    assert all(min(gone) == 0 for gone in plans[1].removed.values())
+    with pytest.raises(InputError, match="holds no values"):
+        prune(ready(transfer_from=str(tmp_path)), tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_groups_are_weighed_by_the_values_alone_where_that_is_wanted(ready, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(deciding, "measure_losses", lambda *_, **__: pytest.fail("measured"))
+    prune(ready(finetune_epochs=0, weigh="values"), tmp_path / "run")
+    with pytest.raises(InputError, match="weigh must be losses or values, not 'chance'"):
+        ready(weigh="chance")
+
+
+def test_curves_of_a_method_stand_in_for_losses(ready, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(deciding, "measure_losses", lambda *_, **__: pytest.fail("measured"))
+
+    def values(self, problem):
+        # Channels of the first group are beyond price, those of the second are worth nothing.
+        sizes = problem.graph.sizes()
+        curves = {name: np.zeros(size + 1) for name, size in sizes.items()}
+        curves["conv1"] = np.linspace(100.0, 0.0, sizes["conv1"] + 1)
+        return Values({name: np.ones(size) for name, size in sizes.items()}, curves=curves)
+
+    monkeypatch.setattr(Counted, "values", values)
+    prune(ready(finetune_epochs=0), tmp_path / "run")
+    assert set(Plan.load(tmp_path / "run" / "plan.json").removed) == {"conv2"}
+
+
+def test_recovery_from_scratch_knows_nothing_of_the_weights(ready, tmp_path, counted, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        recovering, "fit", lambda model, splits, **rest: seen.update(rest, first=model.conv1.weight.clone())
+    )
+    prune(ready(recovery="scratch"), tmp_path / "run")
+    assert seen["teacher"] is None
+    assert seen["lr"] == 0.1
+    kept = Plan.load(tmp_path / "run" / "plan.json").removed.get("conv1", ())
+    torch.manual_seed(0)
+    whole = Net()
+    trained = whole.conv1.weight[[c for c in range(64) if c not in kept]]
+    assert trained.shape == seen["first"].shape
+    assert not torch.equal(trained, seen["first"])
+    with pytest.raises(InputError, match="recovery must be finetune or scratch"):
+        ready(recovery="none")
+
+
+def test_a_request_without_the_later_settings_is_the_request_of_before(ready):
+    asked = ready().asked()
+    assert not {"weigh", "recovery", "transfer_from"} & asked.keys()
+    assert ready(weigh="values").asked()["weigh"] == "values"

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from latency_model.errors import InputError
 from pruner.cli import app
 from pruner.methods import method_names, open_method
+from pruner.testing import NETWORKS
 
 DOC = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
@@ -21,7 +22,7 @@ DOC = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 def example(tmp_path, monkeypatch):
     """The files of the document in a folder that Python imports from."""
     files = dict(re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", DOC.read_text(), re.DOTALL))
-    assert set(files) == {"slimming.py", "test_slimming.py"}
+    assert set(files) == {"slimming.py", "test_slimming.py", "test_slimming_suite.py"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -33,6 +34,16 @@ def example(tmp_path, monkeypatch):
 def test_the_example_of_the_document_passes_its_test(example, tmp_path):
     tests = runpy.run_path(str(example / "test_slimming.py"))
     tests["test_coupled_channels_are_ranked_by_the_sum_of_their_factors"](tmp_path / "state")
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_the_example_of_the_document_passes_the_suite(example, network, tmp_path):
+    suite = runpy.run_path(str(example / "test_slimming_suite.py"))["TestSlimming"]()
+    for number, name in enumerate(name for name in dir(suite) if name.startswith("test_")):
+        if name != "test_goes_on_after_a_kill":
+            wants = getattr(suite, name).__code__.co_varnames
+            suite_arguments = (network, tmp_path / str(number)) if "tmp_path" in wants else (network,)
+            getattr(suite, name)(*suite_arguments)
 
 
 def test_a_method_is_opened_by_its_place(example, problem):

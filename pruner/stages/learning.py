@@ -1,0 +1,76 @@
+"""The first stage: the method says what channels are worth, training the network if it must."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruner.methods import Method, Problem, Values
+from pruner.training.device import on
+from pruner.values_file import VALUES, save_values, transferred
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pruner.data import Splits
+    from pruner.request import PruneRequest
+    from pruner.setting import Setting
+    from pruner.stages.base import Stages
+
+__all__ = ["learn"]
+
+
+def learn(
+    request: PruneRequest,
+    method: Method,
+    setting: Setting,
+    original: nn.Module,
+    splits: Splits,
+    out: Path,
+    stages: Stages,
+) -> Values:
+    """Return what the channels are worth to ``method``, which may train the setting's module, and keep it in ``out``.
+
+    With ``request.transfer_from`` it is what another run found, and nothing is trained.
+    """
+    if request.transfer_from is not None:
+        values = transferred(Path(request.transfer_from), setting.graph)
+    else:
+        values = _found(request, method, setting, original, splits, out, stages)
+    if stages.processes.first:
+        save_values(values, out / VALUES)
+    return values
+
+
+def _found(
+    request: PruneRequest,
+    method: Method,
+    setting: Setting,
+    original: nn.Module,
+    splits: Splits,
+    out: Path,
+    stages: Stages,
+) -> Values:
+    cost = setting.cost
+    problem = Problem(
+        model=setting.module,
+        graph=setting.graph,
+        cost=cost,
+        budget=setting.budget,
+        ratio=setting.ratio,
+        splits=splits,
+        epochs=request.epochs,
+        seed=request.seed,
+        state_dir=out / "learn",
+        batch_size=request.batch_size,
+        learning_rate=request.lr,
+        teacher=original,
+        amp=request.amp,
+        clip_norm=request.clip_norm,
+        progress=stages.progress,
+        processes=stages.processes,
+        callbacks=stages.logs("learn"),
+        others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
+    )
+    with on(stages.device, setting.module, original):
+        return method.values(problem).check(setting.graph, method=request.method)
