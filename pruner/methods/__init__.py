@@ -22,6 +22,7 @@ _BUILT_IN = {
     "random": "pruner.methods.random:Random",
     "taylor": "pruner.methods.taylor:Taylor",
     "uniform": "pruner.methods.uniform:Uniform",
+    "whc": "pruner.methods.whc:Whc",
 }
 
 

@@ -7,7 +7,7 @@ allocator, which spends the budget on the most valuable channels that the device
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -39,6 +39,10 @@ class Problem:
     for a run without data; a method that needs data then raises ``DataError``. ``state_dir`` is where a
     method that trains keeps what it needs to resume; the same call with the same directory goes on. ``amp``,
     ``clip_norm``, ``processes`` and ``callbacks`` (which only look on) are to be handed to ``fit``.
+
+    ``allocate`` returns the counts per group that the budget grants at present values, 0 inside a block that goes: for
+    a method that trains on with what will stay. It weighs groups in ``model`` as it is then, without anybody's gates,
+    and every process must call it. None where nothing is allocated.
     """
 
     model: nn.Module
@@ -59,6 +63,7 @@ class Problem:
     others: tuple[tuple[Cost, float], ...] = ()
     processes: Processes = ALONE
     callbacks: Sequence[Callback] = ()
+    allocate: Callable[[Values], Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)

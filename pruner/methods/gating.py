@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pruner.gates import Gates, logit
-from pruner.methods.base import Problem
+from pruner.methods.base import Problem, Values
 from pruner.methods.dual import Dual
 from pruner.methods.options import described
 from pruner.methods.prices import open_price
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from pruner.methods.gator import GatorConfig
 
 __all__ = ["Gating", "fall_work", "mean_slope"]
+
+# -log P(closed) of a gate that is as likely open as closed.
+_OPEN = math.log(2)
 
 
 class Gating(Callback):
@@ -40,6 +47,10 @@ class Gating(Callback):
         self._drift = torch.zeros(sum(self._sizes), device=self._device)
         self.velocity, self.drift = self._by_group(self._velocity), self._by_group(self._drift)
         self.prices: dict[str, float] = {}
+        self._problem = problem
+        # Where nothing is allocated there is nothing to settle.
+        self._learning = 1.0 if problem.allocate is None else config.settle
+        self._settled = torch.zeros(1, dtype=torch.bool)
         self.start = logit(config.initial_keep)
         self._fall_work = fall_work(self.start)
         inside = {group for block in problem.graph.blocks for group in block.groups}
@@ -71,9 +82,44 @@ class Gating(Callback):
         """Lambda, of several budgets the sum of theirs."""
         return sum(dual.weight for dual in self.duals)
 
+    def values(self) -> Values:
+        """Return what the channels are worth by now, and how many are open: a channel is worth ``-log P(closed)``."""
+        channels = {}
+        for name in self.gates.groups:
+            logits = self.gates.logit_of(name).detach().double()
+            # Masked channels keep their order among themselves, far below any open one.
+            worth = F.softplus(logits) * (0.01 + 0.99 * self.gates.mask_of(name).double())
+            channels[name] = worth.cpu().numpy()
+        opened = {
+            name: max(min(1, self.floors[name]), int((worth >= _OPEN).sum()))
+            for name, worth in channels.items()
+        }
+        return Values(channels, opened)
+
+    def settle(self) -> None:
+        """Open exactly the most valuable channels of each group, as many as the allocation grants."""
+        problem, values = self._problem, self.values()
+        assert problem.allocate is not None
+        self.gates.detach()
+        counts = problem.allocate(values)
+        self.gates.attach(problem.model)
+        for name, worth in values.channels.items():
+            best = torch.from_numpy(np.argsort(-worth, kind="stable")[: counts[name]])
+            mask, logits = self.gates.mask_of(name), self.gates.logit_of(name).data
+            mask.zero_()
+            mask[best] = 1
+            # What was closed and is opened again is worth as much as what is just open.
+            logits[best] = logits[best].clamp(min=0.0)
+        self._settled.fill_(True)
+
     def before_step(self, step: Step) -> None:
-        """Close channels, read the prices of the present state, and move lambda."""
-        self.gates.train()
+        """Close channels, read the prices of the present state, and move lambda; or train with what is settled."""
+        if not self._settled and step.progress >= self._learning:
+            self.settle()
+        self.gates.train(not self._settled)
+        if self._settled:
+            return
+        step = self._until_settled(step)
         self.gates.shard = step.shard
         start, end = self.config.quiet_from, self.config.quiet_to
         self.gates.noise = min(1.0, max(0.0, (end - step.progress) / (end - start)))
@@ -96,6 +142,10 @@ class Gating(Callback):
             / self.weight
             for name in keep
         }
+
+    def _until_settled(self, step: Step) -> Step:
+        """Return ``step`` of the steps in which gates learn."""
+        return replace(step, steps=max(1, math.ceil(self._learning * step.steps)))
 
     def _by_group(self, row: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.gates.groups, row.split(self._sizes), strict=True))
@@ -159,6 +209,9 @@ class Gating(Callback):
         that a channel without importance falls at the same speed whatever lambda is. A closed form replaces
         the sample mean in the gradient of the auxiliary loss: the same force with less noise.
         """
+        if self._settled:
+            return
+        step = self._until_settled(step)
         # A channel without importance falls from its start to 0 in ``fall`` of the steps.
         rate = self._fall_work / (self.config.fall * step.steps) * (1 - self.config.momentum)
         mean = sum(self.prices.values()) / len(self.prices)
@@ -185,6 +238,7 @@ class Gating(Callback):
         tensors = {f"gates.{name}": tensor for name, tensor in self.gates.state_dict().items()}
         tensors |= {f"velocity.{name}": tensor for name, tensor in self.velocity.items()}
         tensors |= {f"drift.{name}": tensor for name, tensor in self.drift.items()}
+        tensors["settled"] = self._settled
         return {**tensors, "weights": torch.tensor([dual.weight for dual in self.duals], dtype=torch.float64)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -200,6 +254,7 @@ class Gating(Callback):
             self.drift[name].copy_(parts["drift"][name])
         for dual, weight in zip(self.duals, tensors["weights"].tolist(), strict=True):
             dual.weight = weight
+        self._settled.copy_(tensors["settled"])
 
 
 def fall_work(start: float) -> float:

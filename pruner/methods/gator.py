@@ -10,15 +10,14 @@ Changed: the marginal cost is the gradient of the table's expected latency, firs
 of each staircase (the exact expectation is flat on a plateau, just where pruning must begin), then annealed
 towards the staircase itself; lambda follows the budget by dual ascent on the logarithm of the cost; logits
 carry no weight decay; noise is shared by the readers of a group, and gone before the cut; masks never take the
-cost below its target, so that an overshoot can be taken back; the original network teaches the gated one.
+cost below its target, so that an overshoot can be taken back; the original network teaches the gated one. Before the
+last steps the budget is allocated as it will be in the end, to counts that the device runs well, and the network
+trains on with those channels: else the cut would take it from what it was trained as.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
-import torch.nn.functional as F
+from dataclasses import dataclass, replace
 
 from latency_model.errors import DataError, InputError
 from pruner.methods.base import Problem, Values
@@ -27,10 +26,6 @@ from pruner.methods.prices import PRICES
 from pruner.training import fit
 
 __all__ = ["Gator", "GatorConfig"]
-
-
-# -log P(closed) of a gate that is as likely open as closed.
-_OPEN = math.log(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +37,8 @@ class GatorConfig:
     staircase. ``min_price`` bounds the learning rate of nearly free channels, relative to the
     mean price. ``fall`` is the share of the steps in which a channel without importance closes; lambda looks
     ``horizon`` of the steps ahead. From ``quiet_from`` to ``quiet_to`` the noise of the gates goes from
-    full to none, so that the weights end up trained for the channels that stay.
+    full to none, so that the weights end up trained for the channels that stay. ``settle`` is the share of the steps
+    after which the channels are those that the allocation grants; all other shares are of the steps until then.
 
     ``price`` is what channels are charged, one of ``PRICES``. ``stages`` are fixed values of lambda in place of the
     dual ascent, for equal shares of the steps, as the original doubled it: where that leads is not known before, and
@@ -63,6 +59,7 @@ class GatorConfig:
     quiet_to: float = 0.9
     price: str = "table"
     stages: tuple[float, ...] = ()
+    settle: float = 0.5
 
     def __post_init__(self) -> None:
         rules = (
@@ -72,6 +69,7 @@ class GatorConfig:
             (0 <= self.floor <= 1, "floor", "between 0 and 1"),
             (0 <= self.momentum < 1, "momentum", "at least 0 and below 1"),
             (0 <= self.quiet_from < self.quiet_to <= 1, "quiet_from", "below quiet_to, both between 0 and 1"),
+            (0 < self.settle <= 1, "settle", "above 0 and at most 1"),
             (self.price in PRICES, "price", f"one of {', '.join(PRICES)}"),
             (all(stage > 0 for stage in self.stages), "stages", "positive"),
         )
@@ -123,17 +121,11 @@ class Gator:
             )
         finally:
             gating.gates.detach()
-        channels = {}
-        for name in gating.gates.groups:
-            logits = gating.gates.logit_of(name).detach().double()
-            # Masked channels keep their order among themselves, far below any open one.
-            worth = F.softplus(logits) * (0.01 + 0.99 * gating.gates.mask_of(name).double())
-            channels[name] = worth.cpu().numpy()
-        opened = {name: max(1, int((worth >= _OPEN).sum())) for name, worth in channels.items()}
+        found = gating.values()
         notes = {"lambda": gating.duals[0].weight, "expected_ratio": gating.duals[0].ratio}
         for dual in gating.duals[1:]:
             notes |= {
                 f"lambda_{dual.cost.metric}": dual.weight,
                 f"expected_ratio_{dual.cost.metric}": dual.ratio,
             }
-        return Values(channels, opened, notes)
+        return replace(found, notes=notes)

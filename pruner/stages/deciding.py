@@ -11,7 +11,7 @@ from pruner.methods import Values
 from pruner.plan import Plan
 from pruner.proof import Proof
 from pruner.rundir import record, recorded
-from pruner.sensitivity import images_for, measure_losses, sample
+from pruner.stages.weighing import weighed
 from pruner.training.device import on
 
 if TYPE_CHECKING:
@@ -39,13 +39,8 @@ def decided(
     """Return the plan and its notes; decided once and kept, so that a resumed run cuts the same network."""
     kept, progress = out / PLAN, stages.progress
     if not kept.is_file():
-        losses = values.losses(setting.choices) if request.weigh == "losses" else None
-        if losses is None and values.shares is None and request.weigh == "losses":
-            images = sample(splits.train, images_for(setting.macs_per_image), seed=request.seed)
-            with on(stages.device, setting.module):
-                losses = measure_losses(
-                    setting.module, setting.graph, values, setting.choices, images, progress=progress
-                )
+        with on(stages.device, setting.module):
+            losses = weighed(request, setting, values, splits, stages)
         task = progress.add_task("allocating and timing", total=ATTEMPTS, note="")
 
         def timed(small: nn.Module) -> Proof:

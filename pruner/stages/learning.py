@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from pruner.confidence import allocate_within
 from pruner.methods import Method, Problem, Values
+from pruner.stages.weighing import weighed
 from pruner.training.device import on
 from pruner.values_file import VALUES, save_values, transferred
 
@@ -71,6 +75,21 @@ def _found(
         processes=stages.processes,
         callbacks=stages.logs("learn"),
         others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
+        allocate=lambda values: _granted(request, setting, values, splits, stages),
     )
     with on(stages.device, setting.module, original):
         return method.values(problem).check(setting.graph, method=request.method)
+
+
+def _granted(
+    request: PruneRequest, setting: Setting, values: Values, splits: Splits, stages: Stages
+) -> dict[str, int]:
+    """Return the counts that the budget grants at ``values``: the first process's, should another find others."""
+    losses = weighed(request, setting, values, splits, stages)
+    limit = setting.budget.target(setting.cost.full)
+    found = allocate_within(setting, limit, values.channels, losses=losses, shares=values.shares)
+    names = list(setting.graph.groups)
+    counts = torch.tensor([found.counts[name] for name in names], device=stages.device)
+    if not stages.processes.first:
+        counts.zero_()
+    return dict(zip(names, stages.processes.total(counts).tolist(), strict=True))

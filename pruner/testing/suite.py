@@ -27,10 +27,12 @@ from latency_model.table import LatencyTable
 from latency_model.zoo import LoadedModel, load_model
 from profiler.backends.fake import FakeDevice
 from profiler.plan import plan
+from pruner.confidence import allocate_within
 from pruner.cost import macs_cost
 from pruner.decide import Decision, cut, decide
 from pruner.methods import Method, Problem, Values
 from pruner.methods.options import described
+from pruner.programme import Losses
 from pruner.proof import Proof
 from pruner.sensitivity import measure_losses, sample
 from pruner.setting import Setting, prepare
@@ -85,8 +87,24 @@ def problem_of(setting: Setting, state_dir: Path, **changes: Any) -> Problem:
         "state_dir": state_dir,
         "batch_size": _BATCH,
         "teacher": copy.deepcopy(setting.module),
+        "allocate": lambda values: _granted(setting, values),
     }
     return Problem(**{**given, **changes})
+
+
+def _granted(setting: Setting, values: Values) -> Mapping[str, int]:
+    """Return the counts that the budget grants, with losses measured on 32 images where the values leave it open."""
+    limit = setting.budget.target(setting.cost.full)
+    losses = _losses(setting, values)
+    return allocate_within(setting, limit, values.channels, losses=losses, shares=values.shares).counts
+
+
+def _losses(setting: Setting, values: Values) -> Losses | None:
+    known = values.losses(setting.choices)
+    if known is not None or values.shares is not None:
+        return known
+    batches = sample(images().train, 32, seed=0)
+    return measure_losses(setting.module, setting.graph, values, setting.choices, batches)
 
 
 def _unmeasured(_: nn.Module) -> Proof:
@@ -128,17 +146,13 @@ class _OnEachNetwork:
         return setting_of(network, trained=1)
 
     def _decision(self, setting: Setting, values: Values) -> Decision:
-        losses = values.losses(setting.choices)
-        if losses is None and values.shares is None:
-            batches = sample(images().train, 32, seed=0)
-            losses = measure_losses(setting.module, setting.graph, values, setting.choices, batches)
         return decide(
             setting,
             values.channels,
             _unmeasured,
             method=self.open().name,
             seed=0,
-            losses=losses,
+            losses=_losses(setting, values),
             shares=values.shares,
         )
 

@@ -12,7 +12,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 def test_prune_the_checkpoint(gh, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "pruner.stages.deciding.images_for", lambda macs: 64
+        "pruner.stages.weighing.images_for", lambda macs: 64
     )  # what is tested is the way, not the choice
     table = tmp_path / "fake.parquet"
     assert gh("profile", "resnet20", "--runtime", "fake", "--step", "16", "--out", table).exit_code == 0

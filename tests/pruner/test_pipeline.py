@@ -23,7 +23,7 @@ from pruner.pipeline import PruneRequest, prune
 from pruner.plan import Plan
 from pruner.proof import Proof, backend_of
 from pruner.report import load_report
-from pruner.stages import deciding, learning, recovering
+from pruner.stages import deciding, learning, recovering, weighing
 from pruner.training.state import load_tensors
 
 
@@ -182,7 +182,7 @@ def test_training_and_weighing_run_on_the_gpu_and_all_else_on_the_cpu(ready, tmp
     heavy = {"there": True}
     places.watch(monkeypatch, pruner.methods.gator, "fit", student_and_teacher, **heavy)
     places.watch(monkeypatch, recovering, "fit", student_and_teacher, **heavy)
-    places.watch(monkeypatch, deciding, "measure_losses", first, **heavy)
+    places.watch(monkeypatch, weighing, "measure_losses", first, **heavy)
     places.watch(monkeypatch, recovering, "recalibrate", first, **heavy)
     places.watch(monkeypatch, pruner.summary, "evaluate", first, **heavy)
     places.watch(monkeypatch, pipeline, "measure_pair", pair, there=False)
@@ -317,14 +317,14 @@ def test_values_are_taken_over_from_another_run(ready, tmp_path, counted):
 
 
 def test_groups_are_weighed_by_the_values_alone_where_that_is_wanted(ready, tmp_path, counted, monkeypatch):
-    monkeypatch.setattr(deciding, "measure_losses", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(weighing, "measure_losses", lambda *_, **__: pytest.fail("measured"))
     prune(ready(finetune_epochs=0, weigh="values"), tmp_path / "run")
     with pytest.raises(InputError, match="weigh must be losses or values, not 'chance'"):
         ready(weigh="chance")
 
 
 def test_curves_of_a_method_stand_in_for_losses(ready, tmp_path, counted, monkeypatch):
-    monkeypatch.setattr(deciding, "measure_losses", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(weighing, "measure_losses", lambda *_, **__: pytest.fail("measured"))
 
     def values(self, problem):
         # Channels of the first group are beyond price, those of the second are worth nothing.
