@@ -11,7 +11,8 @@ as they are, so that where nothing was removed nothing changes; a norm behind a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compensate", "solvable"]
 
-# Rows of taps that one layer is solved on, at most; as many again tell little more.
-MOST_ROWS = 200_000
+# Rows of taps that one layer is solved on: so many, and so many more for each tap. Neighbours tell much the same.
+ROWS, ROWS_PER_TAP = 20_000, 16
 RIDGE = 1e-4
 
 
@@ -58,7 +59,8 @@ def compensate(
     """
     device = device_of(small)
     images = [place(one, device, channels_last=False) for one, _ in batches]
-    layers, norms = dict(small.named_modules()), _norms_behind(original, graph, images[0][:2])
+    layers = dict(small.named_modules())
+    norms, runs = _looked_over(original, graph, images[0][:2])
     names = [site.name for site in graph.sites if site.name in layers and solvable(layers[site.name])]
     task = progress.add_task("compensating", total=len(names), note="") if progress else None
     missing = {}
@@ -67,7 +69,8 @@ def compensate(
         original.eval()
         for name in names:
             layer = layers[name]
-            sums = _Sums.over(small, original, name, _kept_outputs(graph, keep, original, name), images)
+            kept = _kept_outputs(graph, keep, original, name)
+            sums = _Sums.over(small, original, name, runs[name], kept, images)
             if sums.changed:
                 norm = layers.get(norms.get(name, ""))
                 missing[name] = _solve(
@@ -92,12 +95,18 @@ class _Sums:
 
     @classmethod
     def over(
-        cls, small: nn.Module, original: nn.Module, name: str, kept: Tensor | None, images: Sequence[Tensor]
+        cls,
+        small: nn.Module,
+        original: nn.Module,
+        name: str,
+        runs: int,
+        kept: Tensor | None,
+        images: Sequence[Tensor],
     ) -> _Sums:
         """Return the moments over all images, at evenly spread places where there are too many."""
         found: _Sums | None = None
         for batch in images:
-            pairs = zip(_seen(small, name, batch), _seen(original, name, batch), strict=True)
+            pairs = zip(*(_seen(net, name, runs, batch) for net in (small, original)), strict=True)
             for (layer, inputs, now), (_, _, before) in pairs:
                 if kept is not None:
                     before = before.index_select(1 if before.dim() == 4 else -1, kept.to(before.device))
@@ -105,7 +114,8 @@ class _Sums:
                 if found is None:
                     found = cls(x.shape[1], y.shape[1], x.device)
                 found.changed = found.changed or not torch.equal(now, before)
-                step = max(1, -(-len(x) * len(images) // MOST_ROWS))
+                most = ROWS + ROWS_PER_TAP * x.shape[1]
+                step = max(1, len(x) * len(images) // most)
                 found.add(x[::step].double(), y[::step].double())
         assert found is not None
         return found
@@ -119,13 +129,24 @@ class _Sums:
         self.yy += y.square().sum(0)
 
 
-def _seen(model: nn.Module, name: str, batch: Tensor) -> list[tuple[nn.Module, Tensor, Tensor]]:
-    """Return (layer, input, output) for each time that the layer called ``name`` runs."""
+class _EnoughError(Exception):
+    """Ends a forward pass."""
+
+
+def _seen(model: nn.Module, name: str, runs: int, batch: Tensor) -> list[tuple[nn.Module, Tensor, Tensor]]:
+    """Return (layer, input, output) for each of the ``runs`` times that the layer called ``name`` runs."""
     found: list[tuple[nn.Module, Tensor, Tensor]] = []
-    layer = model.get_submodule(name)
-    handle = layer.register_forward_hook(lambda module, args, output: found.append((module, args[0], output)))
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append((layer, args[0], output))
+        if len(found) == runs:
+            raise _EnoughError
+
+    handle = model.get_submodule(name).register_forward_hook(note)
     try:
         model(batch)
+    except _EnoughError:
+        pass
     finally:
         handle.remove()
     return found
@@ -168,38 +189,38 @@ def _kept_outputs(
     return torch.tensor([position for position in range(len(weight)) if position not in gone])
 
 
-def _norms_behind(model: nn.Module, graph: ChannelGraph, batch: Tensor) -> dict[str, str]:
-    """Return which batch norm reads what a layer gave and nothing else, by the layer's name."""
+def _looked_over(model: nn.Module, graph: ChannelGraph, batch: Tensor) -> tuple[dict[str, str], Counter[str]]:
+    """Return which batch norm reads what a layer gave, by the layer's name, and how often each layer runs."""
     given: dict[str, Tensor] = {}
-    found: dict[str, str] = {}
+    norms: dict[str, str] = {}
+    runs: Counter[str] = Counter()
 
-    def gave(name: str) -> Callable[..., None]:
-        return lambda _, __, output: given.update({name: output})
+    def gave(name: str, output: Tensor) -> None:
+        given[name] = output
+        runs[name] += 1
 
-    def reads(name: str) -> Callable[..., None]:
-        return lambda _, args: found.update(
-            {site: name for site, tensor in given.items() if tensor is args[0]}
-        )
+    def reads(norm: str, read: Tensor) -> None:
+        norms.update({name: norm for name, output in given.items() if output is read})
 
     modules = dict(model.named_modules())
     handles = [
-        modules[site.name].register_forward_hook(gave(site.name))
+        modules[site.name].register_forward_hook(lambda _, __, output, name=site.name: gave(name, output))
         for site in graph.sites
         if site.name in modules
     ]
     handles += [
-        module.register_forward_pre_hook(reads(name))
+        module.register_forward_pre_hook(lambda _, args, name=name: reads(name, args[0]))
         for name, module in modules.items()
         if isinstance(module, _BatchNorm)
     ]
     try:
-        with kept_modes(model), torch.inference_mode():
+        with kept_modes(model), torch.no_grad():
             model.eval()
             model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return norms, runs
 
 
 def _solve(layer: nn.Module, norm: _BatchNorm | None, sums: _Sums, ridge: float, *, rescale: bool) -> float:
