@@ -50,7 +50,7 @@ class Gating(Callback):
         self._problem = problem
         # Where nothing is allocated there is nothing to settle.
         self._learning = 1.0 if problem.allocate is None else config.settle
-        self._settled = torch.zeros(1, dtype=torch.bool)
+        self._settled = False
         self.start = logit(config.initial_keep)
         self._fall_work = fall_work(self.start)
         inside = {group for block in problem.graph.blocks for group in block.groups}
@@ -110,7 +110,7 @@ class Gating(Callback):
             mask[best] = 1
             # What was closed and is opened again is worth as much as what is just open.
             logits[best] = logits[best].clamp(min=0.0)
-        self._settled.fill_(True)
+        self._settled = True
 
     def before_step(self, step: Step) -> None:
         """Close channels, read the prices of the present state, and move lambda; or train with what is settled."""
@@ -238,7 +238,7 @@ class Gating(Callback):
         tensors = {f"gates.{name}": tensor for name, tensor in self.gates.state_dict().items()}
         tensors |= {f"velocity.{name}": tensor for name, tensor in self.velocity.items()}
         tensors |= {f"drift.{name}": tensor for name, tensor in self.drift.items()}
-        tensors["settled"] = self._settled
+        tensors["settled"] = torch.tensor([self._settled])
         return {**tensors, "weights": torch.tensor([dual.weight for dual in self.duals], dtype=torch.float64)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -254,7 +254,7 @@ class Gating(Callback):
             self.drift[name].copy_(parts["drift"][name])
         for dual, weight in zip(self.duals, tensors["weights"].tolist(), strict=True):
             dual.weight = weight
-        self._settled.copy_(tensors["settled"])
+        self._settled = bool(tensors["settled"].item())
 
 
 def fall_work(start: float) -> float:

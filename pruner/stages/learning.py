@@ -89,6 +89,8 @@ def _granted(
     limit = setting.budget.target(setting.cost.full)
     found = allocate_within(setting, limit, values.channels, losses=losses, shares=values.shares)
     names = list(setting.graph.groups)
+    if stages.processes.world == 1:
+        return {name: found.counts[name] for name in names}
     counts = torch.tensor([found.counts[name] for name in names], device=stages.device)
     if not stages.processes.first:
         counts.zero_()

@@ -104,7 +104,10 @@ def test_two_processes_end_where_one_does_also_after_a_kill(alone: Path, tmp_pat
     # A whole pruning run: the first process decides, times and writes, both have the report.
     report = json.loads((tmp_path / "prune" / "report.json").read_text())
     assert told[0]["report"] == told[1]["report"] == json.loads(json.dumps(report))
-    assert report["ratio_measured"] <= 0.7 * 1.02
+    # Steps of 16 channels may leave no network near enough: then the report says so.
+    missed = abs(report["ratio_measured"] / 0.7 - 1) > 0.02
+    assert missed == any("misses the budget" in note for note in report["notes"])
+    assert report["ratio_measured"] < 0.75
     assert sum(group["after"] for group in report["groups"]) < 128
 
 

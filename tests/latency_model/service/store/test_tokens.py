@@ -97,6 +97,16 @@ def test_an_expired_token_is_refused(database):
     assert list_tokens(database)[0].state == "expired"
 
 
+def test_a_token_expires_on_time_however_long_ago_it_was_read(database, monkeypatch):
+    info, secret = create_token(database, "guest", ["read"], expires_in_s=60)
+    book = TokenBook(database, stale_s=3600)
+    assert book.check(secret)
+    monkeypatch.setattr("latency_model.service.store.tokens.time.time", lambda: info.expires_at - 1e-3)
+    assert book.check(secret)
+    monkeypatch.setattr("latency_model.service.store.tokens.time.time", lambda: info.expires_at)
+    assert book.check(secret) is None
+
+
 def test_a_revoked_token_is_refused_and_stays_in_the_list(database):
     first, secret = create_token(database, "ci", ["read"])
     _, other = create_token(database, "ci", ["read"])
