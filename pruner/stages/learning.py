@@ -40,45 +40,32 @@ def learn(
     if request.transfer_from is not None:
         values = transferred(Path(request.transfer_from), setting.graph)
     else:
-        values = _found(request, method, setting, original, splits, out, stages)
+        problem = Problem(
+            model=setting.module,
+            graph=setting.graph,
+            cost=setting.cost,
+            budget=setting.budget,
+            ratio=setting.ratio,
+            splits=splits,
+            epochs=request.epochs,
+            seed=request.seed,
+            state_dir=out / "learn",
+            batch_size=request.batch_size,
+            learning_rate=request.lr,
+            teacher=original,
+            amp=request.amp,
+            clip_norm=request.clip_norm,
+            progress=stages.progress,
+            processes=stages.processes,
+            callbacks=stages.logs("learn"),
+            others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
+            allocate=lambda values: _granted(request, setting, values, splits, stages),
+        )
+        with on(stages.device, setting.module, original):
+            values = method.values(problem).check(setting.graph, method=request.method)
     if stages.processes.first:
         save_values(values, out / VALUES)
     return values
-
-
-def _found(
-    request: PruneRequest,
-    method: Method,
-    setting: Setting,
-    original: nn.Module,
-    splits: Splits,
-    out: Path,
-    stages: Stages,
-) -> Values:
-    cost = setting.cost
-    problem = Problem(
-        model=setting.module,
-        graph=setting.graph,
-        cost=cost,
-        budget=setting.budget,
-        ratio=setting.ratio,
-        splits=splits,
-        epochs=request.epochs,
-        seed=request.seed,
-        state_dir=out / "learn",
-        batch_size=request.batch_size,
-        learning_rate=request.lr,
-        teacher=original,
-        amp=request.amp,
-        clip_norm=request.clip_norm,
-        progress=stages.progress,
-        processes=stages.processes,
-        callbacks=stages.logs("learn"),
-        others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
-        allocate=lambda values: _granted(request, setting, values, splits, stages),
-    )
-    with on(stages.device, setting.module, original):
-        return method.values(problem).check(setting.graph, method=request.method)
 
 
 def _granted(
