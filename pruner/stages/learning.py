@@ -11,7 +11,7 @@ from pruner.confidence import allocate_within
 from pruner.methods import Method, Problem, Values
 from pruner.stages.weighing import weighed
 from pruner.training.device import on
-from pruner.values_file import VALUES, save_values, transferred
+from pruner.values_file import VALUES, method_of, save_values, transferred
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,8 +37,10 @@ def learn(
 
     With ``request.transfer_from`` it is what another run found, and nothing is trained.
     """
+    found_by = request.method
     if request.transfer_from is not None:
         values = transferred(Path(request.transfer_from), setting.graph)
+        found_by = method_of(Path(request.transfer_from) / VALUES)
     else:
         problem = Problem(
             model=setting.module,
@@ -64,7 +66,7 @@ def learn(
         with on(stages.device, setting.module, original):
             values = method.values(problem).check(setting.graph, method=request.method)
     if stages.processes.first:
-        save_values(values, out / VALUES)
+        save_values(values, out / VALUES, method=found_by)
     return values
 
 
