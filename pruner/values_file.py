@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latency_model.errors import InputError
 from pruner.graph import ChannelGraph
 from pruner.methods import Values
 from pruner.training.state import load_tensors, save_tensors
 
-__all__ = ["VALUES", "load_values", "save_values", "transferred"]
+__all__ = ["VALUES", "load_values", "method_of", "save_values", "transferred"]
 
 VALUES = "values.safetensors"
 _CHANNELS, _CURVES, _META = "channels/", "curves/", "gharial.values"
 
 
-def save_values(values: Values, path: Path) -> None:
-    """Write ``values`` to ``path``, atomically."""
+def save_values(values: Values, path: Path, *, method: str) -> None:
+    """Write ``values``, which ``method`` found, to ``path``, atomically."""
     arrays = {f"{_CHANNELS}{name}": worth for name, worth in values.channels.items()}
     arrays |= {f"{_CURVES}{name}": curve for name, curve in (values.curves or {}).items()}
     rest = {
+        "method": method,
         "open_counts": dict(values.open_counts),
         "notes": dict(values.notes),
         "shares": None if values.shares is None else dict(values.shares),
@@ -35,10 +38,7 @@ def save_values(values: Values, path: Path) -> None:
 
 def load_values(path: Path) -> Values:
     """Return what ``save_values`` wrote; ``InputError`` for another file, ``WeightsError`` for a damaged one."""
-    tensors, metadata = load_tensors(path)
-    if _META not in metadata:
-        raise InputError(f"{path} holds no values of a pruning method; give the folder of a pruning run")
-    rest = json.loads(metadata[_META])
+    tensors, rest = _loaded(path)
 
     def under(prefix: str) -> dict[str, np.ndarray]:
         return {
@@ -54,6 +54,18 @@ def load_values(path: Path) -> Values:
         rest["shares"],
         under(_CURVES) if rest["curves"] else None,
     )
+
+
+def method_of(path: Path) -> str:
+    """Return the name of the method that found the values in ``path``; raises what ``load_values`` does."""
+    return str(_loaded(path)[1]["method"])
+
+
+def _loaded(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, metadata = load_tensors(path)
+    if _META not in metadata:
+        raise InputError(f"{path} holds no values of a pruning method; give the folder of a pruning run")
+    return tensors, json.loads(metadata[_META])
 
 
 def transferred(run: Path, graph: ChannelGraph) -> Values:

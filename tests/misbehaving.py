@@ -6,6 +6,12 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
+from latency_model import Client, errors
+
+CONFIG = "1x16x8x8 ->16 k3 s1 p1 g1 conv fp32 nchw"
+KEY = "0123456789ab"
+FOUND = {"config": CONFIG, "latency_us": 0.1 + 0.2, "low_us": 0.25, "high_us": 1.0, "found": True}
+
 
 def answer(body=b"{}", *, status="200 OK", length=None, headers=()):
     """Return the bytes of an answer; ``length`` is what its head claims, by default the truth."""
@@ -106,3 +112,12 @@ class Request:
     target: str
     headers: dict
     body: bytes
+
+
+def asked(*script, **given):
+    """Look one configuration up at a server with this script; return the row or the error, and the server."""
+    with Misbehaving(list(script)) as server, Client(server.url, **{"timeout_s": 5.0, **given}) as client:
+        try:
+            return client.lookup(CONFIG, KEY), server
+        except errors.GharialError as error:
+            return error, server

@@ -13,6 +13,7 @@ from pruner.proof import Proof
 from pruner.rundir import record, recorded
 from pruner.stages.weighing import weighed
 from pruner.training.device import on
+from pruner.values_file import VALUES, method_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,10 +54,18 @@ def decided(
             timed,
             losses=losses,
             shares=values.shares,
-            method=request.method,
+            method=method_of(out / VALUES),
             seed=request.seed,
         )
         progress.update(task, completed=ATTEMPTS)
-        record(out, notes=list(decision.notes))
+        record(out, notes=[*_origin(request), *decision.notes])
         decision.plan.save(kept)
     return Plan.load(kept), tuple(recorded(out)["notes"])
+
+
+def _origin(request: PruneRequest) -> tuple[str, ...]:
+    if request.transfer_from is None:
+        return ()
+    return (
+        f"what channels are worth was taken over from the run {request.transfer_from}; nothing was learned",
+    )

@@ -11,7 +11,7 @@ from pruner.confidence import allocate_within
 from pruner.methods import Method, Problem, Values
 from pruner.stages.weighing import weighed
 from pruner.training.device import on
-from pruner.values_file import VALUES, save_values, transferred
+from pruner.values_file import VALUES, method_of, save_values, transferred
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,48 +37,37 @@ def learn(
 
     With ``request.transfer_from`` it is what another run found, and nothing is trained.
     """
+    found_by = request.method
     if request.transfer_from is not None:
         values = transferred(Path(request.transfer_from), setting.graph)
+        found_by = method_of(Path(request.transfer_from) / VALUES)
     else:
-        values = _found(request, method, setting, original, splits, out, stages)
+        problem = Problem(
+            model=setting.module,
+            graph=setting.graph,
+            cost=setting.cost,
+            budget=setting.budget,
+            ratio=setting.ratio,
+            splits=splits,
+            epochs=request.epochs,
+            seed=request.seed,
+            state_dir=out / "learn",
+            batch_size=request.batch_size,
+            learning_rate=request.lr,
+            teacher=original,
+            amp=request.amp,
+            clip_norm=request.clip_norm,
+            progress=stages.progress,
+            processes=stages.processes,
+            callbacks=stages.logs("learn"),
+            others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
+            allocate=lambda values: _granted(request, setting, values, splits, stages),
+        )
+        with on(stages.device, setting.module, original):
+            values = method.values(problem).check(setting.graph, method=request.method)
     if stages.processes.first:
-        save_values(values, out / VALUES)
+        save_values(values, out / VALUES, method=found_by)
     return values
-
-
-def _found(
-    request: PruneRequest,
-    method: Method,
-    setting: Setting,
-    original: nn.Module,
-    splits: Splits,
-    out: Path,
-    stages: Stages,
-) -> Values:
-    cost = setting.cost
-    problem = Problem(
-        model=setting.module,
-        graph=setting.graph,
-        cost=cost,
-        budget=setting.budget,
-        ratio=setting.ratio,
-        splits=splits,
-        epochs=request.epochs,
-        seed=request.seed,
-        state_dir=out / "learn",
-        batch_size=request.batch_size,
-        learning_rate=request.lr,
-        teacher=original,
-        amp=request.amp,
-        clip_norm=request.clip_norm,
-        progress=stages.progress,
-        processes=stages.processes,
-        callbacks=stages.logs("learn"),
-        others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
-        allocate=lambda values: _granted(request, setting, values, splits, stages),
-    )
-    with on(stages.device, setting.module, original):
-        return method.values(problem).check(setting.graph, method=request.method)
 
 
 def _granted(

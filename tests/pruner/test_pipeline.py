@@ -306,8 +306,12 @@ def test_values_are_taken_over_from_another_run(ready, tmp_path, counted):
     assert counted.asked == 1
     request = ready(finetune_epochs=0, transfer_from=str(tmp_path / "first"))
     assert request.recovery_lr(Counted()) == 0.02  # nothing has been trained
-    prune(request, tmp_path / "second")
+    assert request.method == "gator"
+    report = prune(request, tmp_path / "second")
     assert counted.asked == 1
+    # Whose values they are is what the report says, not what would have run.
+    assert report.method == "m"
+    assert any("taken over from the run" in note for note in report.notes)
     plans = [Plan.load(tmp_path / name / "plan.json") for name in ("first", "second")]
     assert plans[0].removed == plans[1].removed
     assert all(min(gone) == 0 for gone in plans[1].removed.values())

@@ -11,7 +11,7 @@ from latency_model.errors import InputError, WeightsError
 from pruner.graph import trace
 from pruner.methods import Values
 from pruner.training.state import save_tensors
-from pruner.values_file import VALUES, load_values, save_values, transferred
+from pruner.values_file import VALUES, load_values, method_of, save_values, transferred
 
 worth = st.lists(st.floats(0, 1e300), min_size=1, max_size=5).map(np.array)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
@@ -38,8 +38,9 @@ def test_what_is_written_is_read(tmp_path_factory, channels, with_shares, data):
     shares = {name: data.draw(st.floats(1e-6, 1)) for name in channels} if with_shares else None
     curves = data.draw(st.one_of(st.none(), st.just({name: -one for name, one in channels.items()})))
     path = tmp_path_factory.mktemp("values") / "values.safetensors"
-    save_values(Values(channels, counts, {"lambda": 0.1}, shares, curves), path)
+    save_values(Values(channels, counts, {"lambda": 0.1}, shares, curves), path, method="m")
     found = load_values(path)
+    assert method_of(path) == "m"
     assert same(found.channels, channels)
     assert (found.open_counts, found.notes, found.shares) == (counts, {"lambda": 0.1}, shares)
     assert (found.curves is None) == (curves is None)
@@ -51,7 +52,7 @@ def test_values_travel_to_the_same_architecture_only(tmp_path):
     values = Values({name: np.arange(float(group.size)) for name, group in graph.groups.items()})
     with pytest.raises(InputError, match="holds no values of a pruning method"):
         transferred(tmp_path, graph)
-    save_values(values, tmp_path / VALUES)
+    save_values(values, tmp_path / VALUES, method="m")
     assert same(transferred(tmp_path, graph).channels, values.channels)
     with pytest.raises(InputError, match=r"other groups of channels \(0 has 4 there, 6 here\)"):
         transferred(tmp_path, graph_of(network(6)))

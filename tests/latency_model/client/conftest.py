@@ -83,3 +83,11 @@ def server(tmp_path_factory, gpu_table):
 def client(server):
     with Client(server.url) as client:
         yield client
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Wait for nothing between tries, and return for how long it would have been."""
+    found = []
+    monkeypatch.setattr("latency_model.client.transport.time.sleep", found.append)
+    return found
