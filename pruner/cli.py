@@ -83,6 +83,13 @@ def prune(
             help="finetune what the cut left, taught by the original, or train the architecture from scratch."
         ),
     ] = "finetune",
+    compensate: Annotated[
+        bool,
+        typer.Option(
+            "--compensate",
+            help="Solve the cut network's weights in closed form before recovery, from 1,024 images.",
+        ),
+    ] = False,
     batch: Annotated[
         int | None, typer.Option(help="Batch to time with; the table's smallest if not given.")
     ] = None,
@@ -169,6 +176,7 @@ def prune(
         options=tuple(settings or ()),
         weigh=weigh,
         recovery=recovery,
+        compensate=compensate,
         transfer_from=str(transfer_from) if transfer_from else None,
     )
     rows = None if server is None else served_table(server, environment, out, restart=restart)

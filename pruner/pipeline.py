@@ -129,8 +129,9 @@ def _follow(
         processes.wait()  # until the first process has claimed the folder
         learn(request, method, setting, original, splits, out, stages)
         processes.wait()  # until it has decided
-        small = cut(setting, Plan.load(out / PLAN))
-        recover(request, request.recovery_lr(method), small, original, splits, out, stages)
+        plan = Plan.load(out / PLAN)
+        small, kept = cut(setting, plan), (setting.graph, plan.keep(setting.graph))
+        recover(request, request.recovery_lr(method), small, original, kept, splits, out, stages)
         processes.wait()  # until it has timed and written
     return load_report(out)
 
@@ -164,8 +165,8 @@ def _run(
     values = learn(request, method, setting, original, splits, out, stages)
     plan, notes = decided(request, setting, values, measure, splits, out, stages)
     stages.processes.wait()
-    small = cut(setting, plan)
-    recover(request, request.recovery_lr(method), small, original, splits, out, stages)
+    small, kept = cut(setting, plan), (setting.graph, plan.keep(setting.graph))
+    recover(request, request.recovery_lr(method), small, original, kept, splits, out, stages)
     proof = measure(small)
     report = finish(
         setting,

@@ -17,7 +17,7 @@ SCRATCH_LR = 0.1
 WEIGH = ("losses", "values")
 RECOVERIES = ("finetune", "scratch")
 # What was not there from the first: a run that was begun before must go on.
-_LATER = {"weigh": "losses", "recovery": "finetune", "transfer_from": None}
+_LATER = {"weigh": "losses", "recovery": "finetune", "compensate": False, "transfer_from": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class PruneRequest:
 
     ``weigh`` is what groups are weighed by: losses that are measured (or known to the method), or the method's values
     alone. ``recovery`` fine-tunes what the cut left, or trains the small architecture from scratch, without a teacher.
+    ``compensate`` solves the weights of the cut network in closed form before anything is trained.
     ``transfer_from`` is the folder of a run whose values are taken over, so that the method itself does not run.
     """
 
@@ -54,6 +55,7 @@ class PruneRequest:
     device: str = "auto"
     weigh: str = "losses"
     recovery: str = "finetune"
+    compensate: bool = False
     transfer_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +68,8 @@ class PruneRequest:
         for name, known in (("weigh", WEIGH), ("recovery", RECOVERIES)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be {' or '.join(known)}, not {getattr(self, name)!r}")
+        if self.compensate and self.recovery == "scratch":
+            raise InputError("training from scratch throws away what is compensated; leave --compensate out")
 
     def recovery_lr(self, method: Method) -> float:
         """Return the learning rate that recovery begins with.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pruner.compensation import compensate
+from pruner.graph import ChannelGraph
+from pruner.sensitivity import sample
 from pruner.training import fit, recalibrate
 from pruner.training.device import on
 from pruner.training.reset import reset
@@ -19,7 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["recover"]
 
-_NORMS = "norms.safetensors"
+_NORMS, _WEIGHTS = "norms.safetensors", "compensated.safetensors"
+# Images that layers are solved on.
+COMPENSATED_ON = 1024
+# A channel graph and what stays of each group.
+Kept = tuple[ChannelGraph, Mapping[str, Sequence[int]]]
 
 
 def recover(
@@ -27,17 +35,18 @@ def recover(
     lr: float,
     small: nn.Module,
     original: nn.Module,
+    kept: Kept,
     splits: Splits,
     out: Path,
     stages: Stages,
 ) -> None:
-    """Re-estimate batch-norm statistics, then fine-tune with the original network as teacher; or start from scratch."""
+    """Fine-tune with the original network as teacher, after its layers' outputs or its norms; or start from scratch."""
     scratch = request.recovery == "scratch"
     if scratch:
         reset(small, seed=request.seed)
     with on(stages.device, small, original):
         if not scratch:
-            _recalibrate(request, small, splits, out, stages)
+            _begin(request, small, original, kept, splits, out, stages)
         fit(
             small,
             splits,
@@ -57,15 +66,31 @@ def recover(
         )
 
 
-def _recalibrate(request: PruneRequest, small: nn.Module, splits: Splits, out: Path, stages: Stages) -> None:
-    """Re-estimate batch-norm statistics once, and keep them: another device, or a GPU again, would round otherwise.
+def _begin(
+    request: PruneRequest,
+    small: nn.Module,
+    original: nn.Module,
+    kept: Kept,
+    splits: Splits,
+    out: Path,
+    stages: Stages,
+) -> None:
+    """Compensate, or estimate batch-norm statistics anew, once, and keep what came of it: a GPU would round otherwise.
 
     A resumed run must begin with the very bits that the interrupted one began with, and so must every process.
     """
-    kept = out / "recover" / _NORMS
-    if stages.processes.first and not kept.is_file():
-        recalibrate(small, splits.train, batches=20, seed=request.seed)
-        stored = small.state_dict()
-        save_tensors(kept, {name: stored[name] for name, _ in small.named_buffers() if name in stored}, {})
+    path = out / "recover" / (_WEIGHTS if request.compensate else _NORMS)
+    if stages.processes.first and not path.is_file():
+        if request.compensate:
+            graph, keep = kept
+            images = sample(splits.train, COMPENSATED_ON, seed=request.seed)
+            compensate(small, original, graph, keep, images, progress=stages.progress)
+            save_tensors(path, small.state_dict(), {})
+        else:
+            recalibrate(small, splits.train, batches=20, seed=request.seed)
+            stored = small.state_dict()
+            save_tensors(
+                path, {name: stored[name] for name, _ in small.named_buffers() if name in stored}, {}
+            )
     stages.processes.wait()
-    small.load_state_dict(load_tensors(kept)[0], strict=False)
+    small.load_state_dict(load_tensors(path)[0], strict=False)

@@ -364,3 +364,18 @@ def test_a_request_without_the_later_settings_is_the_request_of_before(ready):
     asked = ready().asked()
     assert not {"weigh", "recovery", "transfer_from"} & asked.keys()
     assert ready(weigh="values").asked()["weigh"] == "values"
+
+
+def test_the_cut_network_is_compensated_once_where_that_is_wanted(ready, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(recovering, "recalibrate", lambda *_, **__: pytest.fail("estimated anew"))
+    plain = ready(finetune_epochs=0, compensate=True)
+    prune(plain, tmp_path / "run")
+    kept = load_tensors(tmp_path / "run" / "recover" / "compensated.safetensors")[0]
+    ends = load_tensors(tmp_path / "run" / "weights.safetensors")[0]
+    assert all(torch.equal(kept[name], tensor) for name, tensor in ends.items())
+    # Whoever goes on begins with what is there.
+    (tmp_path / "run" / "report.json").unlink()
+    monkeypatch.setattr(recovering, "compensate", lambda *_, **__: pytest.fail("solved again"))
+    prune(plain, tmp_path / "run")
+    with pytest.raises(InputError, match="leave --compensate out"):
+        ready(compensate=True, recovery="scratch")
