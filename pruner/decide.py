@@ -68,8 +68,7 @@ def decide(
     predicted; other metrics are exact and need one. With a confidence the prediction leaves the margin of the
     model's interval free, and a measurement below the budget is what was asked for: only one above it is corrected.
     """
-    cost = setting.cost
-    limit = setting.budget.target(cost.full)
+    cost, limit = setting.cost, setting.limit
     correction = 1.0
     tried: dict[tuple[tuple[str, int], ...], Decision] = {}
     for _ in range(ATTEMPTS):
@@ -90,8 +89,7 @@ def decide(
         if _agrees(setting, proof):
             break
         aim = setting.budget.ratio(proof.before.latency_us)
-        predicted = found.costs[0] / cost.full
-        correction = (proof.ratio / aim) / (predicted / setting.budget.ratio(cost.full))
+        correction = (proof.ratio / aim) / (found.costs[0] / limit)
     best = min(tried.values(), key=lambda decision: _miss(setting, decision))
     return Decision(best.plan, best.allocation, best.proof, _notes(setting, best, len(tried)))
 
@@ -144,9 +142,9 @@ def _plan(
         if lost:
             removed[name] = tuple(sorted(lost))
     metric, cost = setting.cost.metric, found.costs[0]
-    predicted = {metric: cost, f"{metric}_before": setting.cost.full}
-    for (other, _), value in zip(setting.other_limits, found.costs[1:], strict=True):
-        predicted |= {other.metric: value, f"{other.metric}_before": other.full}
+    predicted = {metric: cost, f"{metric}_before": setting.before(setting.budget)}
+    for budget, value in zip(setting.others, found.costs[1:], strict=True):
+        predicted |= {budget.metric: value, f"{budget.metric}_before": setting.before(budget)}
     if setting.budget.confidence is not None:
         predicted[f"{metric}_bound"] = cost * (1 + setting.margin(found.counts))
         predicted["confidence"] = setting.budget.confidence
@@ -160,4 +158,5 @@ def _plan(
         predicted=predicted,
         model=setting.loaded.name,
         precision=setting.precision,
+        edits=setting.edits,
     )

@@ -1,4 +1,4 @@
-"""A pruning run from start to report, in stages that each resume: learn, allocate and prove, recover, prove.
+"""A pruning run from start to report, in stages that each resume: rewrite, learn, allocate and prove, recover, prove.
 
 Timing needs no trained weights, so the plan is proven on the clock *before* recovery: the allocated network
 is exported and timed beside the original, and when the measured ratio misses the budget the allocator is run
@@ -24,7 +24,7 @@ from pruner.request import PruneRequest
 from pruner.rundir import Stopwatch, claim, holds
 from pruner.served_table import keep_table
 from pruner.setting import Setting, prepare
-from pruner.stages import Stages, decided, learn, recover
+from pruner.stages import Stages, after_edits, decided, learn, recover, rewrite
 from pruner.stages.deciding import PLAN
 from pruner.summary import finish
 from pruner.training.device import choose, require_run
@@ -88,7 +88,7 @@ def prune(
         seed=request.seed,
     )
     if request.transfer_from is not None:
-        transferred(Path(request.transfer_from), setting.graph)
+        transferred(Path(request.transfer_from), after_edits(request, setting).graph)
     if request.recovery == "scratch":
         reset(copy.deepcopy(setting.module), seed=0)
     splits = load_data(request.data, seed=request.seed, workers=workers)
@@ -127,6 +127,7 @@ def _follow(
         stages = Stages(processes, device, progress, None)
         original = copy.deepcopy(setting.module)
         processes.wait()  # until the first process has claimed the folder
+        setting = rewrite(request, method, setting, original, splits, out, stages)
         learn(request, method, setting, original, splits, out, stages)
         processes.wait()  # until it has decided
         plan = Plan.load(out / PLAN)
@@ -162,6 +163,7 @@ def _run(
         )
 
     stages.processes.wait()
+    setting = rewrite(request, method, setting, original, splits, out, stages)
     values = learn(request, method, setting, original, splits, out, stages)
     plan, notes = decided(request, setting, values, measure, splits, out, stages)
     stages.processes.wait()

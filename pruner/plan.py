@@ -1,4 +1,4 @@
-"""The plan of one pruning: what is removed, in the coordinates of the original model."""
+"""The plan of one pruning: what is removed, in the coordinates of the original model, or of the edited one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from latency_model.errors import InputError
 from latency_model.files import read_json, write_json
+from pruner.edits import Edit
 from pruner.graph.types import ChannelGraph
 
 __all__ = ["FORMAT_VERSION", "Plan"]
@@ -21,6 +22,9 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True)
 class Plan:
     """What one pruning removes: channels of groups and whole blocks, in original coordinates.
+
+    ``edits`` are made to the network first (see ``pruner.edits``); the graph, its groups and blocks are then those of
+    the network after them.
 
     ``fingerprint`` is the one of the ``ChannelGraph`` that the plan was made for. ``removed`` maps groups to
     removed channel indices; groups of removed blocks need not be named. ``predicted`` holds what the method
@@ -36,6 +40,7 @@ class Plan:
     predicted: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
     precision: str = "fp32"
+    edits: tuple[Edit, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -46,6 +51,7 @@ class Plan:
         removed = {group: indices for group, indices in removed.items() if indices}
         object.__setattr__(self, "removed", MappingProxyType(removed))
         object.__setattr__(self, "blocks", tuple(self.blocks))
+        object.__setattr__(self, "edits", tuple(self.edits))
         object.__setattr__(self, "predicted", MappingProxyType(dict(self.predicted)))
 
     def check(self, graph: ChannelGraph) -> None:
@@ -103,6 +109,7 @@ class Plan:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["removed"] = {group: list(indices) for group, indices in self.removed.items()}
         data["blocks"], data["predicted"] = list(self.blocks), dict(self.predicted)
+        data["edits"] = [edit.to_json() for edit in self.edits]
         return data
 
     @classmethod
@@ -115,7 +122,9 @@ class Plan:
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise InputError(f"a plan has no field {unknown[0]!r}; was it written by a later version?")
-        return cls(**{**data, "removed": {g: tuple(i) for g, i in data["removed"].items()}})
+        removed = {group: tuple(indices) for group, indices in data["removed"].items()}
+        edits = tuple(Edit.from_json(edit) for edit in data.get("edits", ()))
+        return cls(**{**data, "removed": removed, "edits": edits})
 
     def save(self, path: Path | str) -> None:
         """Write the plan to ``path`` as JSON, atomically."""

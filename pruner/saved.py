@@ -15,8 +15,10 @@ from torch import nn
 
 from latency_model.errors import InputError, WeightsError
 from latency_model.files import read_json, write_atomic, write_json
+from pruner.edits import Edit
 from pruner.graph.types import Block, ChannelGraph
 from pruner.plan import Plan
+from pruner.rewriting import apply_edits
 from pruner.surgery import like, replace_block, resolve, set_tensor, skeleton, widths
 
 __all__ = ["FORMAT_VERSION", "SPEC", "WEIGHTS", "describe", "rebuild", "save_pruned"]
@@ -28,12 +30,13 @@ SPEC, WEIGHTS = "spec.json", "weights.safetensors"
 def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: Plan) -> dict[str, Any]:
     """Return the JSON specification that turns the structure of ``original`` into that of ``pruned``.
 
-    It holds the replaced blocks, the width attributes that differ, by module path, and the shapes of the
-    tensors that differ. ``rebuild`` reads it with nothing but the model's constructor.
+    It holds the plan's edits, the replaced blocks, the width attributes that differ, by module path, and the shapes of
+    the tensors that differ. ``rebuild`` reads it with nothing but the model's constructor.
     """
     _, blocks = resolve(graph, plan.keep(graph), plan.blocks)
     replaced = [graph.block(name) for name in blocks]
     structure = skeleton(original)
+    apply_edits(structure, plan.edits)
     for block in replaced:
         replace_block(structure, block)
     modules, before = {}, dict(structure.named_modules())
@@ -58,6 +61,7 @@ def describe(original: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: 
         "format_version": FORMAT_VERSION,
         "model": plan.model,
         "fingerprint": plan.fingerprint,
+        "edits": [edit.to_json() for edit in plan.edits],
         "blocks": [dataclasses.asdict(block) for block in replaced],
         "modules": modules,
         "shapes": {
@@ -112,6 +116,7 @@ def rebuild(
             "the specification was written by a later version of Gharial; pip install -U gharial"
         )
     model = factory()
+    apply_edits(model, [Edit.from_json(edit) for edit in data.get("edits", ())])
     try:
         for entry in data["blocks"]:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}

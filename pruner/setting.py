@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from latency_model.zoo import LoadedModel, load_model, load_weights
 from pruner.allocate import choices, minimum
 from pruner.budget import Budget, parse_budgets
 from pruner.cost import Cost, latency_cost, macs_cost, params_cost
+from pruner.edits import Edit
 from pruner.graph import ChannelGraph, trace
 from pruner.proof import DEPLOYED
 
@@ -37,6 +38,10 @@ class Setting:
 
     ``budget`` is the one that is proven, on the clock if it bounds the latency; ``others`` hold beside it.
     ``precision`` is what the network is deployed in: exported, looked up in the table and timed.
+
+    ``edits`` are what a method has made of the network beside channels that go: graph and costs are of the network
+    after them, and ``whole`` is the latency before, None where there are none. Budgets are shares of the network
+    before.
     """
 
     loaded: LoadedModel
@@ -49,6 +54,8 @@ class Setting:
     model: LatencyModel
     others: tuple[Budget, ...] = ()
     precision: str = "fp32"
+    edits: tuple[Edit, ...] = ()
+    whole: Cost | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -59,23 +66,43 @@ class Setting:
     @property
     def cost(self) -> Cost:
         """The cost that the budget bounds."""
-        return self._cost_of(self.budget)
+        return _cost_of(self.budget, self.latency)
+
+    @property
+    def limit(self) -> float:
+        """The bound on the cost, in its unit."""
+        return self.budget.target(self.before(self.budget))
 
     @property
     def other_limits(self) -> list[tuple[Cost, float]]:
         """The costs that the other budgets bound, and their bounds."""
-        costs = [self._cost_of(budget) for budget in self.others]
-        return [(cost, budget.target(cost.full)) for cost, budget in zip(costs, self.others, strict=True)]
+        return [
+            (_cost_of(budget, self.latency), budget.target(self.before(budget))) for budget in self.others
+        ]
+
+    def before(self, budget: Budget) -> float:
+        """Return what the network cost in the metric of ``budget`` before it was edited."""
+        return _cost_of(budget, self.whole or self.latency).full
 
     @property
     def budgets(self) -> str:
         """All budgets as text; ``parse_budgets`` reads it back."""
         return ",".join(budget.text for budget in (self.budget, *self.others))
 
-    def _cost_of(self, budget: Budget) -> Cost:
-        if budget.metric == "latency":
-            return self.latency
-        return {"macs": macs_cost, "params": params_cost}[budget.metric](self.latency.network)
+    def rewritten(self, edits: Sequence[Edit]) -> Setting:
+        """Return the setting of the network as it is now, after a method has made ``edits`` to the module.
+
+        Raises ``TableError`` where a convolution of it is in no table, ``BudgetError`` where it cannot be pruned to
+        its budgets.
+        """
+        if not edits:
+            return self
+        graph, latency = _traced(self.loaded, self.module, self.model, self.batch, self.precision)
+        setting = replace(
+            self, graph=graph, latency=latency, edits=tuple(edits), whole=self.whole or self.latency
+        )
+        _check_floor(setting)
+        return setting
 
     def margin(self, counts: Mapping[str, int]) -> float:
         """Return how far the latency may lie above its prediction at the budget's confidence, relative.
@@ -93,8 +120,11 @@ class Setting:
 
     @property
     def ratio(self) -> float:
-        """The share of the full cost that a prediction may have, with the margin of the whole network."""
-        return self.budget.ratio(self.cost.full) / (1 + self.margin({}))
+        """The share of the full cost that a prediction may have, with the margin of the whole network.
+
+        Above 1 where edits alone have met the budget.
+        """
+        return self.limit / self.cost.full / (1 + self.margin({}))
 
     @property
     def macs_per_image(self) -> float:
@@ -197,40 +227,59 @@ def prepare(
     module = loaded.module.eval()
     chosen = _precision_of(rows, precision)
     count = _batch_of(rows, batch, chosen)
-    graph = trace(module, torch.zeros(2, *loaded.input_shape))
-    network = harvest(loaded, batch=count, precision=chosen).regroup(
-        graph.axes(), {name: group.size for name, group in graph.groups.items()}
-    )
     fitted = LatencyModel.fit([rows], origin="TABLE" if isinstance(table, LatencyTable) else str(table))
-    setting = Setting(
-        loaded, module, graph, rows, latency_cost(fitted, network), wish, count, fitted, tuple(others), chosen
-    )
+    graph, latency = _traced(loaded, module, fitted, count, chosen)
+    setting = Setting(loaded, module, graph, rows, latency, wish, count, fitted, tuple(others), chosen)
     _check_reachable(setting)
     return setting
+
+
+def _traced(
+    loaded: LoadedModel, module: nn.Module, model: LatencyModel, batch: int, precision: str
+) -> tuple[ChannelGraph, Cost]:
+    """Return the channel graph of ``module`` and its latency as a function of channel counts."""
+    graph = trace(module, torch.zeros(2, *loaded.input_shape))
+    network = harvest(replace(loaded, module=module), batch=batch, precision=precision).regroup(
+        graph.axes(), {name: group.size for name, group in graph.groups.items()}
+    )
+    return graph, latency_cost(model, network)
+
+
+def _cost_of(budget: Budget, latency: Cost) -> Cost:
+    """Return the cost that ``budget`` bounds, of the network that ``latency`` is of."""
+    if budget.metric == "latency":
+        return latency
+    return {"macs": macs_cost, "params": params_cost}[budget.metric](latency.network)
 
 
 def _check_reachable(setting: Setting) -> None:
     cost, sure = setting.cost, setting.budget.confidence
     margin = 1 + setting.margin({})
-    ratio = setting.budget.ratio(cost.full)
     unit = " us" if cost.metric == "latency" else ""
     at = "" if sure is None else f", with the margin of {margin - 1:.1%} that the budget's confidence takes"
-    if ratio > margin:
+    if setting.limit / cost.full > margin:
         raise BudgetError(
             f"{setting.loaded.name} already meets the budget {setting.budget}: its {cost.metric} on this table is "
             f"{margin * cost.full:.6g}{unit}{at}; ask for less"
         )
-    least = margin * minimum([cost], setting.blocks, floors=setting.floors) / cost.full
-    if least > ratio:
+    _check_floor(setting)
+
+
+def _check_floor(setting: Setting) -> None:
+    cost, full, margin = setting.cost, setting.before(setting.budget), 1 + setting.margin({})
+    unit, sure = " us" if cost.metric == "latency" else "", setting.budget.confidence
+    at = "" if sure is None else f", with the margin of {margin - 1:.1%} that the budget's confidence takes"
+    least = margin * minimum([cost], setting.blocks, floors=setting.floors)
+    if least > setting.limit:
         raise BudgetError(
             f"the budget {setting.budget} is below what {setting.loaded.name} can reach on this table: the least is "
-            f"{least:.3f}x ({least * cost.full:.6g}{unit} of {cost.full:.6g}{unit}{at}); ask for that or more"
+            f"{least / full:.3f}x ({least:.6g}{unit} of {full:.6g}{unit}{at}); ask for that or more"
         )
-    for other, limit in setting.other_limits:
+    for budget, (other, limit) in zip(setting.others, setting.other_limits, strict=True):
         if (least := minimum([other], setting.blocks, floors=setting.floors)) > limit:
             raise BudgetError(
                 f"{limit:.6g} {other.metric} are below what {setting.loaded.name} can reach: the least is {least:.6g} "
-                f"({least / other.full:.3f}x); ask for that or more"
+                f"({least / setting.before(budget):.3f}x); ask for that or more"
             )
 
 

@@ -79,6 +79,26 @@ def _unmeasured(setting: Setting, counts: dict[str, int]) -> tuple[str, ...]:
     )
 
 
+def _sites(setting: Setting, counts: dict[str, int]) -> tuple[SiteRow, ...]:
+    """Return what each convolution of the original costs before and after, 0 once it is gone."""
+    latency, whole = setting.latency, setting.whole or setting.latency
+    sizes, left = dict(whole.network.groups), dict(latency.network.groups) | counts
+    after = {site.name: latency.site_value(site, left) for site in latency.network.sites}
+    return tuple(
+        SiteRow(site.name, whole.site_value(site, sizes), after.get(site.name, 0.0))
+        for site in whole.network.sites
+    )
+
+
+def _edited(setting: Setting) -> tuple[str, ...]:
+    """Say what the method made of the network beside channels that went."""
+    kinds = {"identity": "taken out", "block": "reduced to its shortcut", "grouped": "made block-diagonal"}
+    made: dict[str, list[str]] = {}
+    for edit in setting.edits:
+        made.setdefault(kinds[edit.kind], []).append(edit.path)
+    return tuple(f"{', '.join(paths)}: {what}" for what, paths in made.items())
+
+
 def _halved(written: str) -> tuple[str, ...]:
     """Say when the accuracies are not those of the very file that was timed."""
     if written == "fp32":
@@ -121,18 +141,13 @@ def finish(
     """
     latency, graph = setting.latency, setting.graph
     counts = plan.counts(graph)
+    whole = setting.whole or latency
     with on(device, original, small):
         before, after = evaluate(original, splits.test), evaluate(small, splits.test)
     save_pruned(small, out, original=original, graph=graph, plan=plan)
     written = DEPLOYED[setting.precision]
     onnx = export_onnx(small, setting.input_shape, batch=setting.batch, precision=written)
     write_bytes(out / "pruned.onnx", onnx)
-    macs = macs_cost(latency.network)
-    full = dict(latency.network.groups)
-    sites = []
-    for site in latency.network.sites:
-        small_cost = latency.site_value(site, full | counts)
-        sites.append(SiteRow(site.name, latency.site_value(site, full), small_cost))
     predicted = latency.value(counts)
     bound = predicted * (1 + setting.margin(counts)) if setting.budget.confidence is not None else None
     environment = setting.table.environment
@@ -145,13 +160,13 @@ def finish(
         latency_after_us=proof.after.latency_us,
         latency_predicted_us=predicted,
         ratio_measured=proof.ratio,
-        ratio_predicted=predicted / latency.full,
+        ratio_predicted=predicted / whole.full,
         accuracy_before=before,
         accuracy_after=after,
         params_before=sum(p.numel() for p in original.parameters()),
         params_after=sum(p.numel() for p in small.parameters()),
-        macs_before=int(macs.full),
-        macs_after=int(macs.value(counts)),
+        macs_before=int(macs_cost(whole.network).full),
+        macs_after=int(macs_cost(latency.network).value(counts)),
         seconds=seconds,
         model=setting.loaded.name,
         data=data,
@@ -169,13 +184,13 @@ def finish(
         groups=_groups(graph, counts),
         blocks_removed=plan.blocks,
         staircase=_staircase(setting, counts),
-        sites=tuple(sites),
+        sites=_sites(setting, counts),
         budget_target_us=(
             setting.budget.target(proof.before.latency_us) if setting.budget.metric == "latency" else None
         ),
         budget_confidence=setting.budget.confidence,
         latency_bound_us=bound,
-        notes=(*notes, *_unmeasured(setting, counts), *_halved(written)),
+        notes=(*notes, *_edited(setting), *_unmeasured(setting, counts), *_halved(written)),
     )
     write_report(report, out)
     return report

@@ -8,10 +8,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from latency_model.errors import InputError
-from pruner.methods.base import Method, Problem, Values
+from pruner.methods.base import Method, Problem, Rewriter, Values
 from pruner.methods.options import configured
 
-__all__ = ["Method", "Problem", "Values", "method_names", "open_method"]
+__all__ = ["Method", "Problem", "Rewriter", "Values", "method_names", "open_method"]
 
 # The same strings as in pyproject.toml, so that a checkout works before it is installed.
 _BUILT_IN = {

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from pruner.cost import Cost
     from pruner.data import Splits
+    from pruner.edits import Edit
     from pruner.graph import ChannelGraph
 
-__all__ = ["Method", "Problem", "Values"]
+__all__ = ["Method", "Problem", "Rewriter", "Values"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Problem:
     for a run without data; a method that needs data then raises ``DataError``. ``state_dir`` is where a
     method that trains keeps what it needs to resume; the same call with the same directory goes on. ``amp``,
     ``clip_norm``, ``processes`` and ``callbacks`` (which only look on) are to be handed to ``fit``.
+
+    ``price_after`` returns what the network costs, in the metric of the budget, once edits have been made to it; None
+    where nothing is priced.
 
     ``allocate`` returns the counts per group that the budget grants at present values, 0 inside a block that goes: for
     a method that trains on with what will stay. It weighs groups in ``model`` as it is then, without anybody's gates,
@@ -64,6 +68,7 @@ class Problem:
     processes: Processes = ALONE
     callbacks: Sequence[Callback] = ()
     allocate: Callable[[Values], Mapping[str, int]] | None = None
+    price_after: Callable[[Sequence[Edit]], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,23 @@ class Values:
                         f"of the group {name}"
                     )
         return self
+
+
+@runtime_checkable
+class Rewriter(Protocol):
+    """A method that changes the network's structure first, as one that takes layers out: it has this beside ``values``.
+
+    ``values`` is then asked about the network that was left, with a channel graph and prices of its own; where the
+    edits alone meet the budget, every channel stays.
+    """
+
+    def rewrite(self, problem: Problem) -> Sequence[Edit]:
+        """Return the edits that have been made to ``problem.model``, its weights fit for them; empty for none.
+
+        On return the model holds the replaced modules (``apply_edits``) and nothing else that is new. It may have been
+        trained in place, in ``problem.state_dir``, whatever ``values`` trains in another.
+        """
+        ...
 
 
 class Method(Protocol):

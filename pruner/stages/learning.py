@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from pruner.confidence import allocate_within
-from pruner.methods import Method, Problem, Values
+from pruner.methods import Method, Values
+from pruner.stages.problem import posed
 from pruner.stages.weighing import weighed
 from pruner.training.device import on
 from pruner.values_file import VALUES, method_of, save_values, transferred
@@ -42,25 +43,13 @@ def learn(
         values = transferred(Path(request.transfer_from), setting.graph)
         found_by = method_of(Path(request.transfer_from) / VALUES)
     else:
-        problem = Problem(
-            model=setting.module,
-            graph=setting.graph,
-            cost=setting.cost,
-            budget=setting.budget,
-            ratio=setting.ratio,
-            splits=splits,
-            epochs=request.epochs,
-            seed=request.seed,
-            state_dir=out / "learn",
-            batch_size=request.batch_size,
-            learning_rate=request.lr,
-            teacher=original,
-            amp=request.amp,
-            clip_norm=request.clip_norm,
-            progress=stages.progress,
-            processes=stages.processes,
-            callbacks=stages.logs("learn"),
-            others=tuple((other, limit / other.full) for other, limit in setting.other_limits),
+        problem = posed(
+            request,
+            setting,
+            original,
+            splits,
+            out / "learn",
+            stages,
             allocate=lambda values: _granted(request, setting, values, splits, stages),
         )
         with on(stages.device, setting.module, original):
@@ -75,8 +64,7 @@ def _granted(
 ) -> dict[str, int]:
     """Return the counts that the budget grants at ``values``: the first process's, should another find others."""
     losses = weighed(request, setting, values, splits, stages)
-    limit = setting.budget.target(setting.cost.full)
-    found = allocate_within(setting, limit, values.channels, losses=losses, shares=values.shares)
+    found = allocate_within(setting, setting.limit, values.channels, losses=losses, shares=values.shares)
     names = list(setting.graph.groups)
     if stages.processes.world == 1:
         return {name: found.counts[name] for name in names}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ from profiler.plan import plan
 from pruner.confidence import allocate_within
 from pruner.cost import macs_cost
 from pruner.decide import Decision, cut, decide
-from pruner.methods import Method, Problem, Values
+from pruner.edits import Edit
+from pruner.methods import Method, Problem, Rewriter, Values
 from pruner.methods.options import described
 from pruner.programme import Losses
 from pruner.proof import Proof
+from pruner.rewriting import apply_edits
 from pruner.sensitivity import measure_losses, sample
 from pruner.setting import Setting, prepare
 from pruner.testing.networks import NETWORKS, images
@@ -94,9 +96,10 @@ def problem_of(setting: Setting, state_dir: Path, **changes: Any) -> Problem:
 
 def _granted(setting: Setting, values: Values) -> Mapping[str, int]:
     """Return the counts that the budget grants, with losses measured on 32 images where the values leave it open."""
-    limit = setting.budget.target(setting.cost.full)
     losses = _losses(setting, values)
-    return allocate_within(setting, limit, values.channels, losses=losses, shares=values.shares).counts
+    return allocate_within(
+        setting, setting.limit, values.channels, losses=losses, shares=values.shares
+    ).counts
 
 
 def _losses(setting: Setting, values: Values) -> Losses | None:
@@ -115,6 +118,16 @@ def _unmeasured(_: nn.Module) -> Proof:
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _modules(model: nn.Module) -> list[tuple[str, type[nn.Module], bool]]:
+    return [(name, type(module), module.training) for name, module in model.named_modules()]
+
+
+def _price(setting: Setting, edits: Sequence[Edit]) -> float:
+    module = copy.deepcopy(setting.module)
+    apply_edits(module, edits)
+    return dataclasses.replace(setting, module=module).rewritten(edits).cost.full
 
 
 def _same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
@@ -143,6 +156,17 @@ class MethodSuite:
         values = method.values(problem_of(setting, folder, **changes))
         return values.check(setting.graph, method=method.name)
 
+    def _run(self, setting: Setting, folder: Path, **changes: Any) -> tuple[Setting, Values]:
+        """Return the setting that the method leaves, its edits made, and its values."""
+        method = self.open()
+        if isinstance(method, Rewriter):
+            before = dataclasses.replace(setting, module=copy.deepcopy(setting.module))
+            problem = problem_of(
+                setting, folder / "rewrite", **{"price_after": lambda edits: _price(before, edits), **changes}
+            )
+            setting = setting.rewritten(method.rewrite(problem))
+        return setting, self._values(setting, folder / "learn", **changes)
+
     def _setting(self, network: str) -> Setting:
         if network not in self.networks:
             pytest.skip(f"the method does not take a {network} network")
@@ -161,13 +185,14 @@ class MethodSuite:
 
     def test_a_plan_that_meets_the_budget(self, network: str, tmp_path: Path) -> None:
         """Its values lead to a network that computes what the masked one does and costs what was promised."""
-        setting = self._setting(network)
-        decision = self._decision(setting, self._values(setting, tmp_path))
+        whole = self._setting(network).cost.full
+        setting, values = self._run(self._setting(network), tmp_path)
+        decision = self._decision(setting, values)
         small = cut(setting, decision.plan)  # raises where the oracle finds a difference
         name, shape = setting.loaded.name, setting.loaded.input_shape
         macs = macs_cost(harvest(LoadedModel(name, small, shape, 4), batch=setting.batch)).full
         assert macs == pytest.approx(decision.plan.predicted["macs"], rel=1e-9)
-        assert macs <= 0.6 * setting.cost.full * (1 + 1e-9)
+        assert macs <= 0.6 * whole * (1 + 1e-9)
         assert all(
             count >= 1
             for group, count in decision.allocation.counts.items()
@@ -184,27 +209,27 @@ class MethodSuite:
         for folder in ("first", "second"):
             setting = self._setting(network)
             torch.manual_seed(len(ends))  # what others drew before must not matter
-            ends.append((self._values(setting, tmp_path / folder), _state(setting.module)))
+            _, values = self._run(setting, tmp_path / folder)
+            ends.append((values, _state(setting.module)))
         assert _alike(ends[0][0], ends[1][0])
         assert _same(ends[0][1], ends[1][1])
 
     def test_the_model_is_left_fit_for_the_cut(self, network: str, tmp_path: Path) -> None:
         """No hook, no new module, no lasting mode; unless the method trains, no changed weight either."""
         setting = self._setting(network)
-        before, kinds = _state(setting.module), [type(module) for module in setting.module.modules()]
-        modes = [module.training for module in setting.module.modules()]
+        before, expected = _state(setting.module), copy.deepcopy(setting.module)
         drawn = torch.get_rng_state()
-        self._values(setting, tmp_path)
+        setting, _ = self._run(setting, tmp_path)
         assert torch.equal(torch.get_rng_state(), drawn)
-        assert [type(module) for module in setting.module.modules()] == kinds
-        assert [module.training for module in setting.module.modules()] == modes
+        apply_edits(expected, setting.edits)
+        assert _modules(setting.module) == _modules(expected)
         for module in setting.module.modules():
             assert not module._forward_hooks
             assert not module._forward_pre_hooks
         if not self.open().trains:
-            assert _same(before, _state(setting.module))
+            assert setting.edits or _same(before, _state(setting.module))
             assert all(parameter.grad is None for parameter in setting.module.parameters())
-        assert before.keys() == setting.module.state_dict().keys()
+        assert setting.module.state_dict().keys() == expected.state_dict().keys()
 
     def test_describes_itself(self, network: str) -> None:  # noqa: ARG002 - the class gives it to every test
         """It has what ``gharial methods`` shows, and settings that can be typed."""
@@ -222,20 +247,18 @@ class MethodSuite:
         setting = self._setting(network)
         if self.open().needs_data:
             with pytest.raises(DataError, match="--data"):
-                self._values(setting, tmp_path, splits=None)
+                self._run(setting, tmp_path, splits=None)
         else:
-            self._values(setting, tmp_path, splits=None)
+            self._run(setting, tmp_path, splits=None)
 
     def test_goes_on_after_a_kill(self, network: str, tmp_path: Path) -> None:
         """A method that trains and is stopped after an epoch ends, asked again, where it would have ended."""
         if not self.open().trains:
             pytest.skip("it does not train")
-        whole = self._setting(network)
-        expected = self._values(whole, tmp_path / "whole")
+        whole, expected = self._run(self._setting(network), tmp_path / "whole")
         stopped = self._setting(network)
         with pytest.raises(StoppedError):
-            self._values(stopped, tmp_path / "stopped", callbacks=(_Stop(),))
-        again = self._setting(network)
-        found = self._values(again, tmp_path / "stopped")
+            self._run(stopped, tmp_path / "stopped", callbacks=(_Stop(),))
+        again, found = self._run(self._setting(network), tmp_path / "stopped")
         assert _alike(found, expected)
         assert _same(_state(again.module), _state(whole.module))
